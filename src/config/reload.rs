@@ -1,0 +1,199 @@
+//! What a changed file changes, key by key, in the file's own words.
+//!
+//! The difference is taken between the two texts, so that it shows what the operator did. Secrets are compared
+//! and never shown, nor are the values of unknown keys.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::config::Loaded;
+use crate::config::raw::{Flat, flatten, is_secret};
+
+/// When a change counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// At once, or with the next job.
+    Live,
+    /// The process has to be started anew.
+    Restart,
+}
+
+/// One key that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// `runners[gitlab].limit`, or `runners[gitlab]` for one that came or went.
+    pub key: String,
+    /// `None`: it was not there.
+    pub before: Option<String>,
+    /// `None`: it is gone.
+    pub after: Option<String>,
+    pub effect: Effect,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => write!(f, "{}: {before} → {after}", self.key)?,
+            (None, Some(after)) => write!(f, "{}: added, {after}", self.key)?,
+            (Some(before), None) => write!(f, "{}: removed, was {before}", self.key)?,
+            (None, None) => f.write_str(&self.key)?,
+        }
+        match self.effect {
+            Effect::Live => Ok(()),
+            Effect::Restart => f.write_str(" (needs a restart)"),
+        }
+    }
+}
+
+/// Keys, and sections, that are read once at the start.
+const RESTART: [&str; 6] =
+    ["listen_address", "metrics_server", "session_server", "connection_max_age", "state_storage", "plugin"];
+
+/// The differences of two files, sorted by key.
+pub fn diff(before: &Loaded, after: &Loaded) -> Vec<Change> {
+    let (old, new) = (flatten(&before.source), flatten(&after.source));
+    let shown = |value: &Flat, file: &Loaded| {
+        let is_hidden = value.plain.split('.').any(is_secret) || file.diagnostics.hides(&value.span);
+        if is_hidden { "[redacted]".to_owned() } else { value.text.clone() }
+    };
+    let mut changes = Vec::new();
+    let came_or_went = whole_runners(&old, &new, &mut changes);
+    for key in old.keys().chain(new.keys().filter(|key| !old.contains_key(*key))) {
+        let (was, is) = (old.get(key), new.get(key));
+        let is_whole = came_or_went.iter().any(|runner| key.starts_with(runner.as_str()));
+        if is_whole || was.map(|value| &value.text) == is.map(|value| &value.text) {
+            continue;
+        }
+        let Some(any) = was.or(is) else { continue };
+        changes.push(Change {
+            key: any.shown.clone(),
+            before: was.map(|value| shown(value, before)),
+            after: is.map(|value| shown(value, after)),
+            effect: effect(&any.plain),
+        });
+    }
+    changes.sort_by(|a, b| a.key.cmp(&b.key));
+    changes
+}
+
+/// Runners that are in one of the files only, as one change each; gives their prefixes.
+fn whole_runners(old: &BTreeMap<String, Flat>, new: &BTreeMap<String, Flat>, changes: &mut Vec<Change>) -> Vec<String> {
+    let runners = |file: &BTreeMap<String, Flat>| -> Vec<String> {
+        let mut found: Vec<String> = file.keys().filter_map(|key| runner_of(key)).collect();
+        found.dedup();
+        found
+    };
+    let (before, after) = (runners(old), runners(new));
+    let mut prefixes = Vec::new();
+    for runner in before.iter().filter(|runner| !after.contains(runner)) {
+        changes.push(Change {
+            key: runner.clone(),
+            before: Some("a runner".to_owned()),
+            after: None,
+            effect: Effect::Live,
+        });
+        prefixes.push(format!("{runner}."));
+    }
+    for runner in after.iter().filter(|runner| !before.contains(runner)) {
+        changes.push(Change {
+            key: runner.clone(),
+            before: None,
+            after: Some("a runner".to_owned()),
+            effect: Effect::Live,
+        });
+        prefixes.push(format!("{runner}."));
+    }
+    prefixes
+}
+
+/// `runners[gitlab]` of `runners[gitlab].limit`.
+fn runner_of(key: &str) -> Option<String> {
+    let rest = key.strip_prefix("runners[")?;
+    let (label, _) = rest.split_once("].")?;
+    Some(format!("runners[{label}]"))
+}
+
+fn effect(plain: &str) -> Effect {
+    let is_read_once = plain.split('.').any(|key| RESTART.contains(&key));
+    if is_read_once { Effect::Restart } else { Effect::Live }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::environment::Environment;
+
+    fn check(old: &str, new: &str, expected: &[&str]) {
+        let load = |text| crate::config::load(Path::new("c"), text, &Environment::default());
+        let changes: Vec<String> = diff(&load(old), &load(new)).iter().map(Change::to_string).collect();
+        assert_eq!(changes, expected);
+    }
+
+    const RUNNER: &str = "[[runners]]\nname = \"gitlab\"\ntoken = \"t1\"\nlimit = 5\n";
+
+    #[test]
+    fn each_key_is_a_line_in_the_words_of_the_file() {
+        let new = "[[runners]]\nname = \"gitlab\"\ntoken = \"t1\"\nlimit = 7\n[runners.docker]\nimage = \"a\"\n";
+        check(RUNNER, new, &["runners[gitlab].docker.image: added, \"a\"", "runners[gitlab].limit: 5 → 7"]);
+        check("concurrent = 1", "# a comment\nConcurrent = 1", &[]);
+        check("check_interval = 3", "", &["check_interval: removed, was 3"]);
+    }
+
+    #[test]
+    fn secrets_are_compared_and_not_shown() {
+        let new = "[[runners]]\nname = \"gitlab\"\ntoken = \"t2\"\nlimit = 5\nenvironment = [\"A=secret\"]\n";
+        check(
+            RUNNER,
+            new,
+            &["runners[gitlab].environment: added, [redacted]", "runners[gitlab].token: [redacted] → [redacted]"],
+        );
+        let unknown =
+            |value: &str| format!("{RUNNER}api_key = \"{value}\"\n[runners.kubernetes]\nbearer_token = \"{value}\"");
+        check(
+            &unknown("a"),
+            &unknown("b"),
+            &[
+                "runners[gitlab].api_key: [redacted] → [redacted]",
+                "runners[gitlab].kubernetes.bearer_token: [redacted] → [redacted]",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_is_read_once_needs_a_restart() {
+        check("", "listen_address = \":1\"", &["listen_address: added, \":1\" (needs a restart)"]);
+        check("", "connection_max_age = \"1m\"", &["connection_max_age: added, \"1m\" (needs a restart)"]);
+        check(
+            "[session_server]\nsession_timeout = 1",
+            "[session_server]\nsession_timeout = 2",
+            &["session_server.session_timeout: 1 → 2 (needs a restart)"],
+        );
+        let autoscaler = |lines: &str| format!("{RUNNER}[runners.autoscaler]\n{lines}\n");
+        check(
+            &autoscaler("plugin = \"static\"\nmax_instances = 1"),
+            &autoscaler("plugin = \"local\"\nmax_instances = 2\n[runners.autoscaler.state_storage]\ndir = \"a\""),
+            &[
+                "runners[gitlab].autoscaler.max_instances: 1 → 2",
+                "runners[gitlab].autoscaler.plugin: \"static\" → \"local\" (needs a restart)",
+                "runners[gitlab].autoscaler.state_storage.dir: added, \"a\" (needs a restart)",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_runner_that_came_or_went_is_one_line() {
+        let other = "[[runners]]\nname = \"gitlab2\"\nlimit = 1\n";
+        check(RUNNER, "", &["runners[gitlab]: removed, was a runner"]);
+        check(RUNNER, &format!("{RUNNER}{other}"), &["runners[gitlab2]: added, a runner"]);
+        check(RUNNER, other, &["runners[gitlab2]: added, a runner", "runners[gitlab]: removed, was a runner"]);
+    }
+
+    #[test]
+    fn entries_of_lists_are_told_apart_by_number() {
+        let policy =
+            |count| format!("[[runners]]\nname = \"a\"\n[[runners.autoscaler.policy]]\nidle_count = {count}\n");
+        check(&policy(1), &policy(2), &["runners[a].autoscaler.policy[0].idle_count: 1 → 2"]);
+    }
+}

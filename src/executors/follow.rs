@@ -1,0 +1,403 @@
+//! Running one stage through agents: start it behind its fence, follow it, survive lost streams.
+//!
+//! ```text
+//!   open a session ──► Start + Follow ──► output … ──► Exited ──► exit
+//!        ▲                                   │
+//!        └──── stream lost: within budget ───┘  (Follow from the next byte; Start only if unconfirmed)
+//! ```
+//!
+//! Both executors differ only in how a session is opened ([`AgentDialer`]). Nothing here chooses what
+//! a result means for the job.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::{sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::JobTrace;
+use super::access::AccessError;
+use crate::backoff::Backoff;
+use crate::detached::records::{Decoder, Position};
+use crate::detached::session::{Event, Session, SessionError};
+use crate::detached::wire::{Answer, Request, Start};
+use crate::detached::{Exit, StageFolder};
+use crate::error_chain::Chain;
+use crate::job::failure::{FailureReason, Fault};
+use crate::time;
+
+/// How long a lost stream may take to come back, counted from the moment the loss is noticed.
+pub const RECONNECT_BUDGET: Duration = Duration::from_secs(15);
+
+/// How much longer the try may take that is under way then: an instance that answers in the last second of the
+/// budget is back in time. The connector gives up a connection that is not there within as long.
+const LAST_TRY: Duration = Duration::from_secs(2);
+
+/// How long processes have between TERM and KILL.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// How long after KILL the stage's end may take to reach us.
+const STOP_SLACK: Duration = Duration::from_secs(15);
+
+/// Waits between tries to open a session, and before one in place of a session that brought nothing.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Opens sessions with agents in one job's environment.
+pub trait AgentDialer: Send + Sync {
+    /// Opens a session. What is said before the agent's first bytes, such as by a login shell, is no output of
+    /// the job.
+    fn open(&self) -> BoxFuture<'_, Result<Session, OpenError>>;
+}
+
+/// Why there is no session.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another try may succeed.
+    Retry(Fault),
+    /// The environment is gone or refuses us.
+    Final(Fault),
+}
+
+impl OpenError {
+    /// What it means for the job when there is no other try.
+    pub fn into_fault(self) -> Fault {
+        match self {
+            Self::Retry(fault) | Self::Final(fault) => fault,
+        }
+    }
+}
+
+impl From<AccessError> for OpenError {
+    fn from(error: AccessError) -> Self {
+        let fault = Fault::unclassified(Chain(&error).to_string());
+        if error.is_retryable() { Self::Retry(fault) } else { Self::Final(fault) }
+    }
+}
+
+/// Why a job's folder was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    #[error("asking the agent")]
+    Session(#[from] SessionError),
+    /// In the agent's words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The stream to the agents of one environment, kept between stages and replaced when it is lost.
+pub struct AgentLink<D> {
+    dialer: D,
+    session: Option<Session>,
+    budget: Duration,
+}
+
+impl<D> std::fmt::Debug for AgentLink<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AgentLink").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// What to do with a stage.
+#[derive(Debug)]
+pub enum Task {
+    /// Start it, then follow it. The number in `Start` is filled in here.
+    Start(Start),
+    /// It was started before; go on after what was delivered.
+    Resume(StageFolder, Position),
+}
+
+impl Task {
+    fn folder(&self) -> &StageFolder {
+        match self {
+            Self::Start(start) => &start.folder,
+            Self::Resume(folder, _) => folder,
+        }
+    }
+}
+
+impl<D: AgentDialer> AgentLink<D> {
+    /// `session` is one that was opened already, such as the attached streams of a new container.
+    pub fn new(dialer: D, session: Option<Session>, budget: Duration) -> Self {
+        Self { dialer, session, budget }
+    }
+
+    pub fn dialer(&self) -> &D {
+        &self.dialer
+    }
+
+    /// Puts back a session that [`AgentLink::session`] gave.
+    pub fn give_back(&mut self, session: Session) {
+        self.session = Some(session);
+    }
+
+    /// The open session, for another job to use.
+    pub fn into_session(self) -> Option<Session> {
+        self.session
+    }
+
+    /// Runs a stage to its end. Cancelling `cancel` ends its processes; the result is then how they ended.
+    ///
+    /// # Errors
+    /// The stage has no exit status: the stream did not come back in time, the environment is gone, or
+    /// the shell could not be started.
+    pub async fn run(
+        &mut self,
+        task: Task,
+        sink: &dyn JobTrace,
+        cancel: &CancellationToken,
+        progress: &mut (dyn FnMut(Position) + Send),
+    ) -> Result<Exit, Fault> {
+        let position = match &task {
+            Task::Start(_) => Position::default(),
+            Task::Resume(_, position) => *position,
+        };
+        let mut run = Run {
+            confirmed: matches!(task, Task::Resume(..)),
+            offered: false,
+            task,
+            decoder: Decoder::new(position),
+            sink,
+            cancel,
+            progress,
+            give_up_at: None,
+        };
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        loop {
+            let before = (run.decoder.position(), run.confirmed);
+            let mut session = self.session().await?;
+            match run.with(&mut session).await {
+                Ok(result) => {
+                    self.session = Some(session);
+                    return result;
+                }
+                Err(error) => {
+                    tracing::info!(stage = %run.task.folder(), error = %Chain(&error), "stream to the stage lost");
+                }
+            }
+            // What fails in the same way again and again must not keep the instance busy.
+            if (run.decoder.position(), run.confirmed) == before {
+                sleep(backoff.next_wait()).await;
+            } else {
+                backoff.reset();
+            }
+        }
+    }
+
+    /// Deletes a job's folder, with what still runs in it. No session, no effect.
+    ///
+    /// # Errors
+    /// Nobody answered, or the agent could not.
+    pub async fn remove(&mut self, job: &str) -> Result<(), RemoveError> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let id = session.next_id();
+        session.send(&[Request::Remove { id, job: job.to_owned() }]).await?;
+        loop {
+            match session.next().await? {
+                Event::Answer(Answer::Removed { id: removed }) if removed == id => return Ok(()),
+                Event::Answer(Answer::Lost { id: of, reason, .. }) if of == id => {
+                    return Err(RemoveError::Refused(reason));
+                }
+                Event::Answer(_) | Event::Output { .. } => {}
+            }
+        }
+    }
+
+    /// The open session, or a new one within the budget.
+    ///
+    /// # Errors
+    /// There is none in time, or the environment is gone.
+    pub async fn session(&mut self) -> Result<Session, Fault> {
+        if let Some(session) = self.session.take() {
+            return Ok(session);
+        }
+        let deadline = tokio::time::Instant::from_std(time::now().instant + self.budget);
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut last = Fault::unclassified("the connection was lost and did not come back in time");
+        loop {
+            match timeout_at(deadline + LAST_TRY, self.dialer.open()).await {
+                Ok(Ok(session)) => return Ok(session),
+                Ok(Err(OpenError::Final(fault))) => return Err(fault),
+                Ok(Err(OpenError::Retry(fault))) => last = fault,
+                Err(_) => return Err(last),
+            }
+            let wait = backoff.next_wait();
+            if tokio::time::Instant::from_std(time::now().instant + wait) >= deadline {
+                return Err(last);
+            }
+            sleep(wait).await;
+        }
+    }
+}
+
+/// One stage on its way, across sessions.
+struct Run<'a> {
+    task: Task,
+    /// `Start` was sent at least once.
+    offered: bool,
+    /// An agent has said that the stage runs.
+    confirmed: bool,
+    decoder: Decoder,
+    sink: &'a dyn JobTrace,
+    cancel: &'a CancellationToken,
+    progress: &'a mut (dyn FnMut(Position) + Send),
+    /// After a cancel: when we stop waiting for the end.
+    give_up_at: Option<tokio::time::Instant>,
+}
+
+impl Run<'_> {
+    /// Goes on over this session. An error is the session's; the result in it is the stage's.
+    async fn with(&mut self, session: &mut Session) -> Result<Result<Exit, Fault>, SessionError> {
+        let id = session.next_id();
+        let folder = self.task.folder().clone();
+        let offered_before = self.offered;
+        let follow = Request::Follow { id, folder: folder.clone(), from: self.decoder.position() };
+        match &mut self.task {
+            Task::Start(start) if !self.confirmed => {
+                start.id = id;
+                self.offered = true;
+                session.send(&[Request::Start(start.clone()), follow]).await?;
+            }
+            Task::Start(_) | Task::Resume(..) => session.send(&[follow]).await?,
+        }
+        let mut asked_to_stop = false;
+        loop {
+            let event = tokio::select! {
+                event = session.next() => event?,
+                () = self.cancel.cancelled(), if !asked_to_stop => {
+                    asked_to_stop = true;
+                    let limit = time::now().instant + STOP_GRACE + STOP_SLACK;
+                    self.give_up_at.get_or_insert_with(|| tokio::time::Instant::from_std(limit));
+                    session.send(&[Request::Stop { folder: folder.clone(), grace_ms: millis(STOP_GRACE) }]).await?;
+                    continue;
+                }
+                () = until(self.give_up_at) => {
+                    return Ok(Err(Fault::unclassified("the stage's processes did not end in time")));
+                }
+            };
+            if let Some(result) = self.take(event, id, offered_before) {
+                return Ok(result);
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event, id: u32, offered_before: bool) -> Option<Result<Exit, Fault>> {
+        match event {
+            Event::Output { id: of, at, bytes } if of == id => {
+                if at != self.decoder.position() {
+                    return Some(Err(of_stage("the agent sent output out of order")));
+                }
+                let sink = self.sink;
+                if let Err(damage) = self.decoder.decode(&bytes, |stream, bytes| sink.output(stream, bytes)) {
+                    return Some(Err(of_stage(damage.to_string())));
+                }
+                (self.progress)(self.decoder.delivered());
+                None
+            }
+            Event::Answer(Answer::Started { id: of }) if of == id => {
+                self.confirmed = true;
+                None
+            }
+            Event::Answer(Answer::AlreadyStarted { id: of }) if of == id => {
+                self.confirmed = true;
+                // Ours, if an earlier session may have carried the request; a stranger's otherwise.
+                (!offered_before).then(|| Err(of_stage("the stage was started before, by someone else")))
+            }
+            Event::Answer(Answer::Exited { id: of, exit }) if of == id => Some(Ok(exit)),
+            Event::Answer(Answer::Lost { id: of, reason, machine_is_full }) if of == id => {
+                Some(Err(if machine_is_full { Fault::unclassified(reason) } else { of_stage(reason) }))
+            }
+            Event::Output { .. } | Event::Answer(_) => None,
+        }
+    }
+}
+
+/// A stage without an exit status on an instance that answers: nothing speaks against the instance.
+fn of_stage(message: impl Into<String>) -> Fault {
+    Fault::of(FailureReason::RunnerSystemFailure, message)
+}
+
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use bytes::BytesMut;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::detached::wire::{self, Hello, MAGIC, PROTOCOL};
+    use crate::executors::NoTrace;
+
+    /// Agents that introduce themselves after a while, and say nothing more before their stream ends.
+    struct Introductions {
+        after: Duration,
+        opened: AtomicU32,
+    }
+
+    impl Introductions {
+        fn new(after: Duration) -> Self {
+            Self { after, opened: AtomicU32::new(0) }
+        }
+    }
+
+    impl AgentDialer for Introductions {
+        fn open(&self) -> BoxFuture<'_, Result<Session, OpenError>> {
+            Box::pin(async {
+                sleep(self.after).await;
+                self.opened.fetch_add(1, Ordering::SeqCst);
+                let said = std::io::Cursor::new(introduction());
+                let session = Session::open(Box::pin(tokio::io::join(said, tokio::io::sink())), &mut |_| ()).await;
+                session.map_err(|error| OpenError::Retry(Fault::unclassified(error.to_string())))
+            })
+        }
+    }
+
+    fn introduction() -> BytesMut {
+        let mut said = BytesMut::from(&MAGIC[..]);
+        let folder = PathBuf::from("/");
+        let hello = Hello {
+            protocol: PROTOCOL,
+            uid: 0,
+            gid: 0,
+            directory: folder.clone(),
+            root: folder.clone(),
+            executable: folder,
+            shell: None,
+            git: false,
+        };
+        wire::put_answer(&mut said, &Answer::Hello(hello)).unwrap();
+        said
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_bring_nothing_are_not_replaced_without_a_pause() {
+        let mut link = AgentLink::new(Introductions::new(Duration::ZERO), None, RECONNECT_BUDGET);
+        let task = Task::Resume(StageFolder::new("job", "step_script", 0), Position::default());
+        let (cancel, mut progress) = (CancellationToken::new(), |_| ());
+        let run = link.run(task, &NoTrace, &cancel, &mut progress);
+        assert!(timeout(Duration::from_secs(60), run).await.is_err());
+        let opened = link.dialer().opened.load(Ordering::SeqCst);
+        assert!((50..150).contains(&opened), "{opened}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn instance_that_answers_in_the_last_second_of_the_budget_is_back_in_time() {
+        let check = async |after: Duration| {
+            AgentLink::new(Introductions::new(after), None, RECONNECT_BUDGET).session().await.is_ok()
+        };
+        assert!(check(RECONNECT_BUDGET + LAST_TRY / 2).await);
+        assert!(!check(RECONNECT_BUDGET + LAST_TRY * 2).await);
+    }
+}

@@ -1,0 +1,402 @@
+//! The instance executor: stages run in a shell of the instance itself.
+//!
+//! The agent is one SSH session. Sessions are kept and used by one job after the other, so a job on a
+//! known instance costs no new session, no probe and no upload: its stages are frames on a stream
+//! that is there.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::{OnceCell, watch};
+use tokio_util::task::TaskTracker;
+
+use super::access::{AccessError, InstanceAccess};
+use super::follow::{AgentDialer, AgentLink, OpenError, Task};
+use super::helper_binary::{HelperBinary, HelperError, Helpers};
+use super::kept::Kept;
+use super::{FormerJob, JobTrace, PrepareContext, ScriptFacts, StageRun};
+use crate::config::resolved::{PluginConfig, Runner};
+use crate::detached::session::{Session, SessionError};
+use crate::detached::wire::{Hello, Start};
+use crate::detached::{Exit, Place, StageFolder, StageHandle};
+use crate::error_chain::Chain;
+use crate::job::dirs::Roots;
+use crate::job::failure::Fault;
+use crate::job::resolved::ResolvedJob;
+
+/// Sessions kept open on one instance while no job uses them.
+const IDLE_SESSIONS: usize = 32;
+
+/// How long the removal of a job's folder may take before it is left to the next start.
+const REMOVE_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Where helpers are kept on an instance.
+const HELPER_FOLDER: &str = ".flotilla/bin";
+
+/// How much is read of what an instance says of its architecture; a login shell may greet first.
+const ANSWER_LIMIT: u64 = 64 * 1024;
+
+/// Makes environments on instances of one runner.
+#[derive(Debug)]
+pub struct InstanceExecutor {
+    runner: Arc<Runner>,
+    helpers: Arc<Helpers>,
+    known: Kept<Known>,
+    tasks: TaskTracker,
+}
+
+/// What is kept of an instance between jobs.
+#[derive(Debug, Default)]
+struct Known {
+    /// The helper that is there.
+    installed: OnceCell<HelperBinary>,
+    idle: Mutex<Vec<Session>>,
+}
+
+impl Known {
+    fn take(&self) -> Option<Session> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn keep(&self, session: Session) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_SESSIONS {
+            idle.push(session);
+        }
+    }
+}
+
+impl InstanceExecutor {
+    pub fn new(runner: Arc<Runner>, helpers: Arc<Helpers>) -> Self {
+        Self { runner, helpers, known: Kept::default(), tasks: TaskTracker::new() }
+    }
+
+    /// Relative directories are completed when the instance is known.
+    pub fn configured_roots(&self) -> Roots {
+        self.roots(Path::new("/"))
+    }
+
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Connects to the instance and makes its helper ready.
+    pub async fn prepare<T: JobTrace>(&self, context: PrepareContext<T>) -> Result<InstanceEnvironment<T>, Fault> {
+        let PrepareContext { job, mut facts, access, key, trace, instance_is_disposable } = context;
+        trace.plain("Preparing instance...");
+        super::say_dialing(access.as_ref(), &self.runner, &trace).await?;
+        self.warn_of_build_dir(&trace);
+        let known = self.known.of(&access);
+        let idle = known.take();
+        let agents = SshAgents(Arc::new(Agents {
+            access: Arc::clone(&access),
+            known: Arc::clone(&known),
+            helpers: Arc::clone(&self.helpers),
+            is_local: self.is_local(),
+        }));
+        let mut link = AgentLink::new(agents.clone(), idle, super::reconnect_budget(&self.runner));
+        let session = link.session().await?;
+        trace.plain(&format!("Instance {} connected", access.id()));
+        let hello = session.hello().clone();
+        link.give_back(session);
+        facts.roots = self.roots(&hello.directory);
+        facts.shared_environment = true;
+        let job = ResolvedJob::resolve(job, &facts)?;
+        let (stage, _) = watch::channel(None);
+        let folder =
+            JobFolder { agents, tasks: self.tasks.clone(), key: (!instance_is_disposable).then_some(key.clone()) };
+        Ok(InstanceEnvironment { access, known, link, hello, job, key, trace, stage, folder, shell: self.shell() })
+    }
+
+    /// Ends what a job of an earlier manager runs on an instance, and deletes its folder.
+    pub async fn end_former(&self, access: Arc<dyn InstanceAccess>, job: &FormerJob) -> Result<(), Fault> {
+        let known = self.known.of(&access);
+        let agents = Agents { access, known, helpers: Arc::clone(&self.helpers), is_local: self.is_local() };
+        let mut link = AgentLink::new(SshAgents(Arc::new(agents)), None, REMOVE_LIMIT);
+        let session = link.session().await?;
+        link.give_back(session);
+        match tokio::time::timeout(REMOVE_LIMIT, link.remove(&job.name)).await {
+            Ok(removed) => removed.map_err(|error| Fault::unclassified(Chain(&error).to_string())),
+            Err(_) => Err(Fault::unclassified("the instance does not answer")),
+        }
+    }
+
+    /// Instances on this machine run this very program.
+    fn is_local(&self) -> bool {
+        self.runner.autoscaler.as_ref().is_some_and(|autoscaler| match autoscaler.plugin_config {
+            PluginConfig::Local(_) => true,
+            PluginConfig::Aws(_) | PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) | PluginConfig::Static(_) => {
+                false
+            }
+        })
+    }
+
+    fn roots(&self, login: &Path) -> Roots {
+        let below_login = |configured: &Option<String>, default: &str| {
+            login.join(configured.as_deref().unwrap_or(default)).to_string_lossy().into_owned()
+        };
+        Roots {
+            builds_dir: below_login(&self.runner.builds_dir, "builds"),
+            cache_dir: below_login(&self.runner.cache_dir, "cache"),
+            shared: !(self.runner.instance.use_common_build_dir && self.has_instance_alone()),
+            custom_build_dir: self.runner.custom_build_dir_enabled.unwrap_or(false),
+        }
+    }
+
+    /// No other job ever sees what one leaves behind.
+    fn has_instance_alone(&self) -> bool {
+        self.runner
+            .autoscaler
+            .as_ref()
+            .is_some_and(|autoscaler| autoscaler.max_use_count == 1 || autoscaler.vm_isolation.is_some())
+    }
+
+    fn warn_of_build_dir(&self, trace: &impl JobTrace) {
+        if self.runner.instance.use_common_build_dir && !self.has_instance_alone() {
+            trace.warning("use_common_build_dir has no effect: requires vm isolation or max_use_count = 1");
+        }
+    }
+
+    /// The shell as the configuration names it, for the instance's search path; bash by default.
+    fn shell(&self) -> String {
+        self.runner.shell.map_or("bash", crate::config::resolved::Shell::as_str).to_owned()
+    }
+}
+
+/// Opens agents as SSH sessions of one instance, and puts the helper there first where it is missing.
+#[derive(Clone)]
+struct SshAgents(Arc<Agents>);
+
+struct Agents {
+    access: Arc<dyn InstanceAccess>,
+    known: Arc<Known>,
+    helpers: Arc<Helpers>,
+    is_local: bool,
+}
+
+impl Agents {
+    async fn open(&self) -> Result<Session, OpenError> {
+        if self.is_local {
+            let executable = shell_quoted(&self.helpers.own_executable.to_string_lossy());
+            return self.start(&format!("exec {executable} agent")).await.map_err(OpenFailure::into_open_error);
+        }
+        let mut opened = None;
+        let installed = self.known.installed.get_or_try_init(|| self.install(&mut opened)).await?;
+        match opened {
+            Some(session) => Ok(session),
+            None => self.start_installed(installed).await.map_err(OpenFailure::into_open_error),
+        }
+    }
+
+    /// Puts the helper there, unless it is: then the session that showed it is `opened`.
+    async fn install(&self, opened: &mut Option<Session>) -> Result<HelperBinary, OpenError> {
+        let about = self.access.about().await?;
+        // It may be there from an earlier manager: starting it is the cheapest way to ask.
+        if let Ok(helper) = self.helpers.for_architecture(&about.architecture).await {
+            match self.start_installed(helper).await {
+                Ok(session) => {
+                    *opened = Some(session);
+                    return Ok(helper.clone());
+                }
+                Err(OpenFailure::Session(SessionError::NoAgent(_))) => {}
+                Err(failure) => return Err(failure.into_open_error()),
+            }
+        }
+        // What the provider says may be an assumption. The instance knows, where it knows the question.
+        let machine = self.machine().await?;
+        let architecture = machine.as_deref().unwrap_or(&about.architecture);
+        let helper = self.helpers.for_architecture(architecture).await.map_err(no_helper)?;
+        let content = helper.read().await.map_err(no_helper)?;
+        self.access.upload(HELPER_FOLDER, &helper.name, content).await?;
+        Ok(helper.clone())
+    }
+
+    /// The architecture as the instance's kernel calls it.
+    async fn machine(&self) -> Result<Option<String>, OpenError> {
+        let stream = self.access.exec("uname -m").await?;
+        let mut said = Vec::new();
+        let read = stream.take(ANSWER_LIMIT).read_to_end(&mut said).await;
+        read.map_err(|error| OpenError::Retry(Fault::unclassified(format!("asking for the architecture: {error}"))))?;
+        Ok(architecture_in(&String::from_utf8_lossy(&said)))
+    }
+
+    async fn start_installed(&self, helper: &HelperBinary) -> Result<Session, OpenFailure> {
+        self.start(&format!("exec ~/{HELPER_FOLDER}/{} agent", helper.name)).await
+    }
+
+    async fn start(&self, command: &str) -> Result<Session, OpenFailure> {
+        let stream = self.access.exec(command).await.map_err(OpenFailure::Access)?;
+        Session::open(stream, &mut |_| ()).await.map_err(OpenFailure::Session)
+    }
+}
+
+/// The answer to `uname -m`: one word on its last line, whatever the login shell says before it.
+fn architecture_in(said: &str) -> Option<String> {
+    let line = said.trim().lines().next_back()?.trim();
+    let is_word = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    (!line.is_empty() && is_word(line)).then(|| line.to_owned())
+}
+
+impl AgentDialer for SshAgents {
+    fn open(&self) -> BoxFuture<'_, Result<Session, OpenError>> {
+        Box::pin(self.0.open())
+    }
+}
+
+fn no_helper(error: HelperError) -> OpenError {
+    OpenError::Final(Fault::configuration(Chain(&error).to_string()))
+}
+
+enum OpenFailure {
+    Access(AccessError),
+    Session(SessionError),
+}
+
+impl OpenFailure {
+    fn into_open_error(self) -> OpenError {
+        match self {
+            Self::Access(error) => error.into(),
+            Self::Session(error) => OpenError::Retry(Fault::unclassified(Chain(&error).to_string())),
+        }
+    }
+}
+
+/// A job's place on an instance.
+pub struct InstanceEnvironment<T: JobTrace> {
+    access: Arc<dyn InstanceAccess>,
+    known: Arc<Known>,
+    link: AgentLink<SshAgents>,
+    hello: Hello,
+    job: ResolvedJob,
+    key: String,
+    trace: T,
+    stage: watch::Sender<Option<StageHandle>>,
+    folder: JobFolder,
+    shell: String,
+}
+
+impl<T: JobTrace> std::fmt::Debug for InstanceEnvironment<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InstanceEnvironment")
+            .field("access", &self.access)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: JobTrace> InstanceEnvironment<T> {
+    pub fn job(&self) -> &ResolvedJob {
+        &self.job
+    }
+
+    pub fn script_facts(&self) -> ScriptFacts {
+        ScriptFacts {
+            shell: self.shell.clone(),
+            helper: self.hello.executable.to_string_lossy().into_owned(),
+            executor: "instance",
+        }
+    }
+
+    pub fn watch_stage(&self) -> watch::Receiver<Option<StageHandle>> {
+        self.stage.subscribe()
+    }
+
+    pub async fn run_stage(&mut self, run: StageRun<'_>) -> Result<Exit, Fault> {
+        let folder = StageFolder::new(&self.key, &run.stage.id(), run.attempt);
+        let start = Start {
+            id: 0,
+            folder: folder.clone(),
+            shell: vec![self.shell.clone()],
+            script: run.script.to_owned(),
+            directory: None,
+            umask: None,
+            environment: Vec::new(),
+        };
+        let root = self.hello.root.to_string_lossy().into_owned();
+        let stage = &self.stage;
+        stage.send_replace(Some(StageHandle {
+            instance: self.access.id().clone(),
+            place: Place::Instance { root },
+            folder,
+            position: crate::detached::records::Position::default(),
+        }));
+        let mut progress = |position| {
+            stage.send_modify(|handle| {
+                if let Some(handle) = handle {
+                    handle.position = position;
+                }
+            });
+        };
+        let result = self.link.run(Task::Start(start), &self.trace, run.cancel, &mut progress).await;
+        stage.send_replace(None);
+        result
+    }
+
+    /// Deletes the job's folder and gives the session to the next job.
+    pub async fn cleanup(mut self) {
+        if self.folder.key.take().is_some() {
+            match tokio::time::timeout(REMOVE_LIMIT, self.link.remove(&self.key)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::info!(instance = %self.access.id(), error = %Chain(&error), "the job's folder was left on the instance");
+                    return;
+                }
+                Err(_) => {
+                    tracing::info!(instance = %self.access.id(), "the job's folder was left on the instance: no answer");
+                    return;
+                }
+            }
+        }
+        if let Some(session) = self.link.into_session() {
+            self.known.keep(session);
+        }
+    }
+}
+
+/// The job's folder on the instance, with what runs in it: an environment that is dropped without
+/// clean-up, as an abandoned job's is, has it removed by a task of the executor.
+struct JobFolder {
+    agents: SshAgents,
+    tasks: TaskTracker,
+    /// `None` when there is nothing to remove any more.
+    key: Option<String>,
+}
+
+impl Drop for JobFolder {
+    fn drop(&mut self) {
+        // Without a runtime there is no instance to talk to either.
+        let (Some(key), Ok(_)) = (self.key.take(), tokio::runtime::Handle::try_current()) else { return };
+        let mut link = AgentLink::new(self.agents.clone(), None, REMOVE_LIMIT);
+        self.tasks.spawn(async move {
+            if let Ok(session) = link.session().await {
+                link.give_back(session);
+                let removed = tokio::time::timeout(REMOVE_LIMIT, link.remove(&key)).await;
+                tracing::debug!(key, ?removed, "an abandoned job's folder");
+            }
+        });
+    }
+}
+
+/// `text` as one word of a POSIX shell.
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn architecture_is_the_last_word_and_nothing_else() {
+        for (said, architecture) in [
+            ("aarch64\n", Some("aarch64")),
+            ("Welcome to a machine!\n\nx86_64\r\n", Some("x86_64")),
+            ("sh: uname: not found", None),
+            ("", None),
+        ] {
+            assert_eq!(architecture_in(said).as_deref(), architecture, "{said}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Groups of instances, compiled in, and the way to each instance.
+//!
+//! [`group::InstanceGroup`] is what a provider is to the rest of the program: list, increase,
+//! decrease, and tell how to reach an instance. [`registry`] makes one from the configuration.
+//! [`connector`] dials instances over SSH, runs commands on them and forwards their Docker socket.
+//! A provider never sees a job, and nothing here decides how many instances there should be.
+
+pub mod connector;
+pub mod group;
+pub mod local;
+pub mod registry;
+pub mod static_hosts;

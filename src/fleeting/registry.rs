@@ -1,0 +1,78 @@
+//! From the name of a plugin to its provider.
+//!
+//! Providers are compiled in. Their settings are always read and checked with the rest of the file; only here does
+//! it show whether this build can serve them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::resolved::{ConnectorConfig, PluginConfig};
+use crate::fleeting::group::{GroupError, InstanceGroup};
+use crate::fleeting::local::{LocalGroup, Place};
+use crate::fleeting::static_hosts::StaticGroup;
+
+/// What providers need that is not in `plugin_config`.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Folder for the instances of `local` where the file names none: one for each runner.
+    pub local_root: PathBuf,
+    /// The running program, which `local` starts as its instances.
+    pub executable: PathBuf,
+}
+
+/// The provider of a group.
+///
+/// # Errors
+/// [`GroupError::Misconfigured`] where this build does not have it.
+pub fn provide(
+    plugin: &PluginConfig,
+    connector: &ConnectorConfig,
+    surroundings: &Surroundings,
+) -> Result<Arc<dyn InstanceGroup>, GroupError> {
+    match plugin {
+        PluginConfig::Static(hosts) => Ok(Arc::new(StaticGroup::new(hosts, connector))),
+        PluginConfig::Local(settings) => {
+            let root = settings.root.clone().unwrap_or_else(|| surroundings.local_root.clone());
+            let place = Place { root, executable: surroundings.executable.clone() };
+            Ok(Arc::new(LocalGroup::new(settings, place)))
+        }
+        PluginConfig::Aws(_) | PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) => {
+            let name = plugin.plugin().as_str();
+            Err(GroupError::Misconfigured { detail: format!("this build has no provider for plugin \"{name}\"") })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::resolved::{AwsGroup, StaticHosts};
+
+    fn surroundings() -> Surroundings {
+        Surroundings { local_root: "/nonexistent".into(), executable: "/nonexistent/flotilla".into() }
+    }
+
+    #[test]
+    fn a_provider_that_is_not_compiled_in_is_named() {
+        let aws = AwsGroup {
+            name: "asg".to_owned(),
+            profile: None,
+            config_file: None,
+            credentials_file: None,
+            region: None,
+            endpoint_url: None,
+        };
+        let error = provide(&PluginConfig::Aws(aws), &ConnectorConfig::default(), &surroundings()).unwrap_err();
+        assert_eq!(error.to_string(), "this build has no provider for plugin \"aws\"");
+        assert!(!error.is_retryable());
+    }
+
+    #[tokio::test]
+    async fn static_hosts_need_nothing_from_outside() {
+        let hosts = StaticHosts { instances: BTreeMap::new() };
+        let group = provide(&PluginConfig::Static(hosts), &ConnectorConfig::default(), &surroundings()).unwrap();
+        assert_eq!(group.init().await.unwrap().id, "static");
+    }
+}

@@ -1,0 +1,459 @@
+//! The agent: answers the manager's frames on standard input and output, next to the stages.
+//!
+//! It starts keepers and reads their files; it owns nothing that would be lost with it. Any number of
+//! agents may follow one stage. One loop on `poll` does everything, so a stream that takes nothing more
+//! holds back only output, never a request to stop.
+//!
+//! As the main process of a container (`--stay`) it does not end with its input, since that would end
+//! the container, and it reaps what else is orphaned there.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, inotify};
+use rustix::io::Errno;
+use rustix::process::WaitOptions;
+
+use super::folder::{Folder, Inheritance};
+use crate::detached::wire::{self, Answer, Frame, Hello, MAGIC, PROTOCOL, Request, SHELLS, Start, WireError};
+use crate::detached::{Ending, StageFolder, path_safe};
+use crate::helper::Environment;
+
+/// How much output may wait for the stream before no more is read from the files.
+const PENDING_LIMIT: usize = 256 * 1024;
+
+/// How much of a file is sent in one frame.
+const PIECE: usize = 64 * 1024;
+
+/// How often files are looked at where the kernel gives us no notification (its limit of watchers).
+const LOOK_INTERVAL: Duration = Duration::from_millis(4);
+
+/// How often we look at things that nothing notifies us of: orphans, and keepers that were killed.
+const CARE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a stage that is being removed may take to end.
+const REMOVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The agent's command line.
+#[derive(Clone, Debug, Default, Args)]
+pub struct AgentArgs {
+    /// The folder of all jobs [default: .flotilla/jobs in the home].
+    #[arg(long)]
+    pub root: Option<PathBuf>,
+    /// Be a container's main process: go on when the input ends, and reap orphans.
+    #[arg(long)]
+    pub stay: bool,
+}
+
+/// Runs the agent until its input ends.
+pub fn main(arguments: &AgentArgs, environment: &Environment) -> ExitCode {
+    match Agent::new(Options::new(arguments, environment)).and_then(Agent::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The manager has gone, or does not speak our frames: there is no one to tell.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Why the agent ends before its input does.
+#[derive(Debug, thiserror::Error)]
+enum AgentError {
+    #[error("talking to the manager")]
+    Io(#[from] io::Error),
+    #[error("talking to the manager")]
+    Wire(#[from] WireError),
+}
+
+impl From<Errno> for AgentError {
+    fn from(error: Errno) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+struct Options {
+    root: PathBuf,
+    stay: bool,
+    /// Where programs are looked for.
+    path: String,
+}
+
+impl Options {
+    fn new(arguments: &AgentArgs, environment: &Environment) -> Self {
+        let home = || Path::new(environment.get("HOME").unwrap_or("/")).join(".flotilla/jobs");
+        Self {
+            root: arguments.root.clone().unwrap_or_else(home),
+            stay: arguments.stay,
+            path: environment.get("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin").to_owned(),
+        }
+    }
+}
+
+/// A stage whose output is being sent.
+struct Follow {
+    folder: Folder,
+    output: File,
+    /// Next byte of the file to send.
+    at: u64,
+    /// The watch on the folder, to be taken away afterwards.
+    watch: Option<i32>,
+}
+
+struct Agent {
+    options: Options,
+    executable: PathBuf,
+    shell: Option<String>,
+    input: BytesMut,
+    /// Bytes for the manager that the stream has not taken yet.
+    pending: BytesMut,
+    follows: BTreeMap<u32, Follow>,
+    /// Where the kernel tells of changes in followed folders.
+    inotify: Option<OwnedFd>,
+    connected: bool,
+}
+
+/// What a wait ended with.
+struct Ready {
+    input: bool,
+    notified: bool,
+    writable: bool,
+}
+
+impl Agent {
+    fn new(options: Options) -> Result<Self, AgentError> {
+        let executable = std::env::current_exe()?;
+        let shell = SHELLS.iter().find(|path| is_executable(Path::new(path))).map(|path| (*path).to_owned());
+        if options.stay {
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        }
+        // A stream that takes nothing must not keep us from reading requests.
+        let output = rustix::stdio::stdout();
+        rustix::fs::fcntl_setfl(output, rustix::fs::fcntl_getfl(output)? | OFlags::NONBLOCK)?;
+        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok();
+        Ok(Self {
+            options,
+            executable,
+            shell,
+            input: BytesMut::new(),
+            pending: BytesMut::new(),
+            follows: BTreeMap::new(),
+            inotify,
+            connected: true,
+        })
+    }
+
+    fn run(mut self) -> Result<(), AgentError> {
+        self.pending.extend_from_slice(MAGIC);
+        let hello = self.hello()?;
+        wire::put_answer(&mut self.pending, &Answer::Hello(hello))?;
+        loop {
+            if let Err(error) = self.turn() {
+                self.connected = false;
+                if !self.options.stay {
+                    return Err(error);
+                }
+            }
+            if !self.connected && !self.options.stay {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One round: send what can be sent, wait, take what came.
+    fn turn(&mut self) -> Result<(), AgentError> {
+        if self.connected {
+            self.flush()?;
+        } else {
+            self.follows.clear();
+            self.pending.clear();
+        }
+        let ready = self.wait()?;
+        if ready.notified {
+            self.drain_notifications();
+        }
+        reap();
+        if ready.input {
+            self.take_input()?;
+        }
+        if ready.writable {
+            self.flush()?;
+        }
+        self.pump()
+    }
+
+    fn hello(&self) -> io::Result<Hello> {
+        let git = std::env::split_paths(&self.options.path).any(|folder| is_executable(&folder.join("git")));
+        Ok(Hello {
+            protocol: PROTOCOL,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            directory: std::env::current_dir()?,
+            root: self.options.root.clone(),
+            executable: self.executable.clone(),
+            shell: self.shell.clone(),
+            git,
+        })
+    }
+
+    fn wait(&self) -> Result<Ready, AgentError> {
+        let input = rustix::stdio::stdin();
+        let output = rustix::stdio::stdout();
+        let mut fds = Vec::with_capacity(3);
+        let mut add = |fd| {
+            fds.push(fd);
+            fds.len() - 1
+        };
+        let input = self.connected.then(|| add(PollFd::new(&input, PollFlags::IN)));
+        let writable = (!self.pending.is_empty()).then(|| add(PollFd::new(&output, PollFlags::OUT)));
+        let notified = self.inotify.as_ref().map(|fd| add(PollFd::new(fd, PollFlags::IN)));
+        let timeout = Timespec::try_from(self.patience()).ok();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_ready = |at: Option<usize>| at.and_then(|at| fds.get(at)).is_some_and(|fd| !fd.revents().is_empty());
+        Ok(Ready { input: is_ready(input), notified: is_ready(notified), writable: is_ready(writable) })
+    }
+
+    fn patience(&self) -> Duration {
+        let watched = self.follows.values().all(|follow| follow.watch.is_some());
+        if watched { CARE_INTERVAL } else { LOOK_INTERVAL }
+    }
+
+    fn take_input(&mut self) -> Result<(), AgentError> {
+        let mut piece = [0; 16 * 1024];
+        match rustix::io::read(rustix::stdio::stdin(), &mut piece) {
+            Ok(0) => self.connected = false,
+            Ok(length) => self.input.extend_from_slice(piece.get(..length).unwrap_or_default()),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+        while let Some(frame) = wire::take_frame(&mut self.input)? {
+            match frame {
+                Frame::Request(request) => self.handle(request)?,
+                // Only the agent sends these; one that comes back is not ours to judge.
+                Frame::Answer(_) | Frame::Output { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, request: Request) -> Result<(), AgentError> {
+        match request {
+            Request::Start(start) => {
+                let id = start.id;
+                let answer = match self.start(&start) {
+                    Ok(true) => Answer::Started { id },
+                    Ok(false) => Answer::AlreadyStarted { id },
+                    Err(error) => {
+                        let reason = format!("cannot start the stage: {error}");
+                        Answer::Lost { id, reason, machine_is_full: is_full(&error) }
+                    }
+                };
+                self.answer(&answer)
+            }
+            Request::Follow { id, folder, from } => match self.follow(&folder, from) {
+                Ok(follow) => {
+                    self.follows.insert(id, follow);
+                    Ok(())
+                }
+                Err(error) => self.answer(&lost(id, format!("cannot follow the stage: {error}"))),
+            },
+            Request::Stop { folder, grace_ms } => {
+                let folder = Folder::new(&self.options.root, &folder);
+                // A stage that cannot be asked has no keeper; whoever follows it is told so.
+                folder.request_stop(Duration::from_millis(grace_ms)).unwrap_or_default();
+                Ok(())
+            }
+            Request::Remove { id, job } => {
+                let answer = match remove(&self.options.root.join(path_safe(&job))) {
+                    Ok(()) => Answer::Removed { id },
+                    Err(error) => lost(id, format!("cannot remove what the job left: {error}")),
+                };
+                self.answer(&answer)
+            }
+        }
+    }
+
+    /// Raises the fence and starts the keeper behind it. False where the stage was started before.
+    fn start(&self, start: &Start) -> io::Result<bool> {
+        let folder = Folder::new(&self.options.root, &start.folder);
+        let shell = match (start.shell.is_empty(), &self.shell) {
+            (false, _) => start.shell.clone(),
+            (true, Some(shell)) => vec![shell.clone()],
+            (true, None) => Vec::new(),
+        };
+        if !folder.raise_fence()? {
+            return Ok(false);
+        }
+        let filled = folder.fill(&start.script);
+        let spawned = filled.and_then(|inherited| self.spawn_keeper(&folder, start, &shell, inherited));
+        if spawned.is_err() {
+            // Nothing has run, so the fence may go: the error is the whole story.
+            fs::remove_dir_all(folder.path()).unwrap_or_default();
+        }
+        spawned.map(|()| true)
+    }
+
+    fn spawn_keeper(&self, folder: &Folder, start: &Start, shell: &[String], inherited: Inheritance) -> io::Result<()> {
+        let mut command = Command::new(&self.executable);
+        command.arg("keep");
+        if let Some(mask) = start.umask {
+            command.arg(format!("--umask={mask:o}"));
+        }
+        command.arg(folder.path()).args(shell).envs(start.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(directory) = &start.directory {
+            command.current_dir(directory);
+        }
+        // Standard input and output of the keeper are what it holds for as long as it lives, and nobody else.
+        command.stdin(inherited.control).stdout(inherited.lock).stderr(Stdio::null()).spawn()?;
+        Ok(())
+    }
+
+    fn follow(&self, folder: &StageFolder, from: u64) -> io::Result<Follow> {
+        let folder = Folder::new(&self.options.root, folder);
+        let output = folder.open_output()?;
+        let watch = self.inotify.as_ref().and_then(|inotify| {
+            let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
+            inotify::add_watch(inotify.as_fd(), folder.path(), flags).ok()
+        });
+        Ok(Follow { folder, output, at: from, watch })
+    }
+
+    /// Moves output of followed stages towards the stream, and says which have ended.
+    fn pump(&mut self) -> Result<(), AgentError> {
+        let ids: Vec<u32> = self.follows.keys().copied().collect();
+        for id in ids {
+            let Some(follow) = self.follows.get_mut(&id) else { continue };
+            // The ending is looked for first: once it is there, the output is complete.
+            let answer = match follow.ending() {
+                Ok(ending) => {
+                    if !send_output(&mut self.pending, id, follow)? {
+                        continue;
+                    }
+                    match ending {
+                        None => continue,
+                        Some(Ending::Exited(exit)) => Answer::Exited { id, exit },
+                        Some(Ending::Failed(reason)) => lost(id, reason),
+                    }
+                }
+                Err(error) => lost(id, format!("cannot follow the stage: {error}")),
+            };
+            if let (Some(Follow { watch: Some(watch), .. }), Some(inotify)) = (self.follows.remove(&id), &self.inotify)
+            {
+                // Gone already where the folder is.
+                inotify::remove_watch(inotify, watch).unwrap_or_default();
+            }
+            self.answer(&answer)?;
+        }
+        if self.pending.is_empty() || !self.connected { Ok(()) } else { self.flush() }
+    }
+
+    fn answer(&mut self, answer: &Answer) -> Result<(), AgentError> {
+        Ok(wire::put_answer(&mut self.pending, answer)?)
+    }
+
+    fn flush(&mut self) -> Result<(), AgentError> {
+        while !self.pending.is_empty() {
+            match rustix::io::write(rustix::stdio::stdout(), &self.pending) {
+                Ok(written) => self.pending.advance(written),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn drain_notifications(&self) {
+        let Some(inotify) = &self.inotify else { return };
+        let mut events = [0; 4096];
+        // Which folder changed does not matter: there are few, and each is looked at.
+        while rustix::io::read(inotify, &mut events).is_ok_and(|length| length > 0) {}
+    }
+}
+
+impl Follow {
+    /// How the stage ended, if it has. A keeper that was killed leaves no file but frees its lock.
+    fn ending(&self) -> io::Result<Option<Ending>> {
+        if let Some(ending) = self.folder.read_ending()? {
+            return Ok(Some(ending));
+        }
+        if self.folder.is_kept()? {
+            return Ok(None);
+        }
+        // It may have ended between the two looks.
+        if let Some(ending) = self.folder.read_ending()? {
+            return Ok(Some(ending));
+        }
+        self.folder.kill_orphans();
+        Ok(Some(Ending::Failed("the stage's keeper was killed".to_owned())))
+    }
+}
+
+/// Ends what runs in the job's folder, then deletes it. A folder that is gone is as wanted.
+fn remove(job: &Path) -> io::Result<()> {
+    let stages = || fs::read_dir(job).into_iter().flatten().flatten().map(|entry| Folder::at(entry.path()));
+    let is_kept = |stage: &Folder| stage.is_kept().unwrap_or(false);
+    let running: Vec<Folder> = stages().filter(is_kept).collect();
+    for stage in &running {
+        stage.request_stop(Duration::ZERO).unwrap_or_default();
+    }
+    let deadline = crate::time::now().instant + REMOVE_LIMIT;
+    while running.iter().any(is_kept) && crate::time::now().instant < deadline {
+        if let Ok(pause) = Timespec::try_from(LOOK_INTERVAL) {
+            poll(&mut [], Some(&pause)).unwrap_or_default();
+        }
+        reap();
+    }
+    for stage in stages().filter(|stage| !is_kept(stage)) {
+        stage.kill_orphans();
+    }
+    // Its folder is how the next one to clean up finds it.
+    if let Some(stage) = running.iter().find(|stage| is_kept(stage)) {
+        return Err(io::Error::other(format!("{} still runs", stage.path().display())));
+    }
+    match fs::remove_dir_all(job) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// A stage without an exit status, through no fault of the machine.
+fn lost(id: u32, reason: String) -> Answer {
+    Answer::Lost { id, reason, machine_is_full: false }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory)
+}
+
+/// Puts output into `pending` up to its limit. True when the file has no more.
+fn send_output(pending: &mut BytesMut, id: u32, follow: &mut Follow) -> Result<bool, AgentError> {
+    let mut piece = vec![0; PIECE];
+    while pending.len() < PENDING_LIMIT {
+        let length = follow.output.read_at(&mut piece, follow.at)?;
+        if length == 0 {
+            return Ok(true);
+        }
+        wire::put_output(pending, id, follow.at, piece.get(..length).unwrap_or_default())?;
+        follow.at += length as u64;
+    }
+    Ok(false)
+}
+
+/// Collects children that have ended: keepers, and orphans that were given to us.
+fn reap() {
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}

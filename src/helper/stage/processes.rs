@@ -1,0 +1,88 @@
+//! The processes that descend from one, found in `/proc`, and signals to all of them.
+//!
+//! A keeper is the subreaper of its stage: a process that is orphaned anywhere below it becomes its
+//! child, so nothing that a script started can leave the tree, whatever session or group it makes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+use rustix::process::{Pid, Signal};
+
+/// What `/proc/PID/stat` says that matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub parent: i32,
+    /// Clock ticks after boot.
+    pub started: u64,
+}
+
+/// Reads `/proc/PID/stat`; `None` where the process is gone.
+pub fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The command's name may hold spaces and brackets, so fields are counted after the last bracket:
+/// state, parent, … and the start time as the twentieth.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, fields) = text.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    let started = fields.nth(17)?.parse().ok()?;
+    Some(Stat { parent, started })
+}
+
+/// All descendants of `ancestor`, parents before their children, as signals are sent in that order: a shell
+/// must not see its child die and start the next command before its own signal arrives. Numbers say nothing about
+/// age: they wrap.
+pub fn descendants(ancestor: i32) -> io::Result<Vec<i32>> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        if let Some(stat) = stat(pid) {
+            children.entry(stat.parent).or_default().push(pid);
+        }
+    }
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        // Each process has one parent in this list, so none is found twice.
+        found.extend(children.remove(&parent).into_iter().flatten());
+        next += 1;
+    }
+    found.remove(0);
+    Ok(found)
+}
+
+/// Sends `signal` to all descendants of `ancestor`. One that has ended meanwhile is no error.
+pub fn signal_descendants(ancestor: i32, signal: Signal) -> io::Result<()> {
+    for pid in descendants(ancestor)? {
+        if let Some(pid) = Pid::from_raw(pid) {
+            match rustix::process::kill_process(pid, signal) {
+                // Gone, or changed its user (a set-uid program): the others still get theirs.
+                Ok(()) | Err(rustix::io::Errno::SRCH | rustix::io::Errno::PERM) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_behind_a_name_with_brackets_and_spaces() {
+        let text = "41 (a) b (c) S 7 41 41 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 2 3";
+        assert_eq!(parse_stat(text), Some(Stat { parent: 7, started: 987_654 }));
+        assert_eq!(parse_stat("41 (a"), None);
+    }
+
+    #[test]
+    fn own_parent_is_the_one_of_proc() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
+        assert_eq!(stat(own).unwrap().parent, parent);
+    }
+}

@@ -1,0 +1,90 @@
+//! What one runner remembers over a restart: its fleet, the keys of its hosts, and its jobs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::job_records::{JobRecord, JobRecords};
+use super::served::ServeError;
+use crate::config::resolved::{Autoscaler, Runner};
+use crate::fleeting::connector::HostKeys;
+use crate::ids::{ReservationKey, RunnerKey};
+use crate::journal::{Journal, JournalError, Journals};
+use crate::taskscaler::{Forgetful, Journaled, Store};
+
+/// One runner's part of the journal, as it was found at the start.
+#[derive(Debug)]
+pub struct Memory {
+    pub fleet: Arc<dyn Store>,
+    pub host_keys: HostKeys,
+    pub jobs: JobRecords,
+    /// Jobs that an earlier manager left in the middle.
+    pub former: Vec<JobRecord>,
+    /// Those who had a slot then.
+    pub in_slots: BTreeSet<ReservationKey>,
+}
+
+impl Memory {
+    /// Remembers nothing: `state_storage.enabled = false`.
+    pub fn none() -> Self {
+        Self {
+            fleet: Arc::new(Forgetful),
+            host_keys: HostKeys::default(),
+            jobs: JobRecords::default(),
+            former: Vec::new(),
+            in_slots: BTreeSet::new(),
+        }
+    }
+
+    /// Opens the runner's journal, where it has one, and reads its part. May block.
+    ///
+    /// # Errors
+    /// It cannot be read: better not to serve the runner than to forget its fleet.
+    pub fn recall(journals: &Journals, runner: &Runner, system_id: &str) -> Result<Self, ServeError> {
+        let Some(autoscaler) = runner.autoscaler.as_ref() else { return Ok(Self::none()) };
+        let Some(journal) = open(journals, autoscaler)? else { return Ok(Self::none()) };
+        let key = runner.key();
+        let fleet = Journaled::new(&journal, &key, system_id);
+        let restored = fleet.load()?;
+        let in_slots = restored.instances.iter().flat_map(|instance| instance.slots.values().cloned()).collect();
+        let jobs = JobRecords::new(journal.section(&format!("jobs/{system_id}/{key}")));
+        Ok(Self {
+            host_keys: HostKeys::preloaded(fleet.host_keys()?),
+            fleet: Arc::new(fleet),
+            former: jobs.load()?,
+            jobs,
+            in_slots,
+        })
+    }
+}
+
+/// The journal of a runner with these settings; `None` where it keeps no state.
+///
+/// # Errors
+/// As [`Journals::open`].
+pub fn open(journals: &Journals, autoscaler: &Autoscaler) -> Result<Option<Journal>, JournalError> {
+    let storage = &autoscaler.state_storage;
+    if storage.enabled == Some(false) {
+        return Ok(None);
+    }
+    journals.open(storage.dir.as_deref()).map(Some)
+}
+
+/// Whose records a journal has beside those of these runners, with how many they are.
+///
+/// # Errors
+/// It cannot be read.
+pub fn of_others(
+    journal: &Journal,
+    runners: &BTreeSet<RunnerKey>,
+    system_id: &str,
+) -> Result<BTreeMap<String, usize>, JournalError> {
+    let ours: BTreeSet<String> = runners.iter().map(|runner| format!("{system_id}/{runner}")).collect();
+    let mut others = BTreeMap::new();
+    for (section, records) in journal.sections()? {
+        let owner = section.split_once('/').map_or(section.as_str(), |(_, owner)| owner);
+        if !ours.contains(owner) {
+            *others.entry(owner.to_owned()).or_default() += records;
+        }
+    }
+    Ok(others)
+}

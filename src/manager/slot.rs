@@ -1,0 +1,151 @@
+//! A job's claim on capacity, from the reservation of its poll to the release after its clean-up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::accept::acquire_timeout;
+use super::served::ServedRunner;
+use crate::config::resolved::{Autoscaler, PluginConfig};
+use crate::error_chain::Chain;
+use crate::ids::ReservationKey;
+use crate::job::failure::Fault;
+use crate::taskscaler::{Acquisition, Release};
+
+/// The claim. It holds a slot on an instance, or is about to.
+#[derive(Debug)]
+pub struct Slot {
+    runner: Arc<ServedRunner>,
+    reservation: ReservationKey,
+    acquisition: Option<Acquisition>,
+    /// Of the first attempt to acquire; later ones have the whole time again.
+    acquire_by: Option<Instant>,
+}
+
+impl Slot {
+    pub fn new(
+        runner: Arc<ServedRunner>,
+        reservation: ReservationKey,
+        acquisition: Option<Acquisition>,
+        acquire_by: Instant,
+    ) -> Self {
+        Self { runner, reservation, acquisition, acquire_by: Some(acquire_by) }
+    }
+
+    /// The claim's key.
+    pub fn reservation(&self) -> &ReservationKey {
+        &self.reservation
+    }
+
+    /// The slot, waited for if need be.
+    ///
+    /// # Errors
+    /// There was none in time; another try may have more luck.
+    pub async fn hold(&mut self) -> Result<&Acquisition, Fault> {
+        if self.acquisition.is_none() {
+            self.acquisition = Some(self.acquire().await?);
+        }
+        self.acquisition.as_ref().ok_or_else(|| Fault::unclassified("no slot"))
+    }
+
+    async fn acquire(&mut self) -> Result<Acquisition, Fault> {
+        let whole = acquire_timeout(&self.runner);
+        let now = crate::time::now().instant;
+        // The time that passed before the job was accepted counts, but a short try remains.
+        let limit =
+            self.acquire_by.take().map_or(whole, |by| by.saturating_duration_since(now).max(Duration::from_secs(1)));
+        match tokio::time::timeout(limit, self.runner.capacity.acquire(&self.reservation)).await {
+            Ok(Ok(acquisition)) => Ok(acquisition),
+            Ok(Err(error)) => Err(Fault::unclassified(format!("unable to acquire instance: {}", Chain(&error)))),
+            Err(_) => Err(Fault::unclassified(format!(
+                "unable to acquire instance within the configured timeout of {}",
+                crate::job::settings::go_duration(whole)
+            ))),
+        }
+    }
+
+    /// Whether the instance is destroyed after this job, with all that the job leaves on it.
+    pub fn is_last_use(&self) -> bool {
+        let held = self.acquisition.as_ref().zip(self.runner.config.autoscaler.as_ref());
+        held.is_some_and(|(acquisition, autoscaler)| is_destroyed_after(autoscaler, acquisition.uses()))
+    }
+
+    /// Resolves when the instance is gone, with the reason.
+    pub async fn lost(&self) -> String {
+        match &self.acquisition {
+            Some(acquisition) => acquisition.lost().await.to_string(),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The instance did not serve: the slot is given up, so that the next try gets another instance.
+    pub async fn give_up_instance(&mut self) {
+        if let Some(acquisition) = self.acquisition.take() {
+            warn!(instance = %acquisition.instance_id(), "the job could not begin on this instance: trying another");
+            acquisition.release(Release::Broken).await;
+        }
+    }
+
+    /// The capacity is free again.
+    pub async fn release(self, release: Release) {
+        match self.acquisition {
+            Some(acquisition) => acquisition.release(release).await,
+            None => self.runner.capacity.unreserve(&self.reservation).await,
+        }
+    }
+}
+
+/// Whether nothing of an instance is left after its use number `uses`. A static host, and this machine under a local
+/// instance, stay, with their engine.
+fn is_destroyed_after(autoscaler: &Autoscaler, uses: u32) -> bool {
+    let destroys = match autoscaler.plugin_config {
+        PluginConfig::Aws(_) | PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) => true,
+        PluginConfig::Static(_) | PluginConfig::Local(_) => false,
+    };
+    let max_use_count = autoscaler.max_use_count;
+    destroys && max_use_count > 0 && uses >= max_use_count && autoscaler.capacity_per_instance <= 1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::environment::Environment;
+
+    fn check(plugin: &str, settings: &str, uses: u32, destroyed: bool) {
+        let text = format!(
+            r#"
+[[runners]]
+  name = "r"
+  url = "http://127.0.0.1"
+  token = "glrt-0123456789"
+  executor = "docker-autoscaler"
+  [runners.docker]
+    image = "busybox"
+  [runners.autoscaler]
+    plugin = "{plugin}"
+    capacity_per_instance = 1
+    max_use_count = 2
+    [runners.autoscaler.plugin_config]
+{settings}
+    [[runners.autoscaler.policy]]
+      idle_count = 1
+"#
+        );
+        let loaded = crate::config::load(Path::new("config.toml"), &text, &Environment::default());
+        let config = loaded.resolved.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+        let autoscaler = config.runners[0].autoscaler.as_ref().unwrap();
+        assert_eq!(is_destroyed_after(autoscaler, uses), destroyed, "{plugin}, use {uses}");
+    }
+
+    #[test]
+    fn only_an_instance_that_its_provider_destroys_takes_the_jobs_things_with_it() {
+        let static_host = "instances.a.external_addr = \"127.0.0.1\"";
+        check("aws", "name = \"asg\"", 1, false);
+        check("aws", "name = \"asg\"", 2, true);
+        check("static", static_host, 2, false);
+        check("local", "", 2, false);
+    }
+}

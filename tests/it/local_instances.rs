@@ -1,0 +1,96 @@
+//! Embedded instances: processes of their own, which outlive the manager.
+
+use std::path::Path;
+use std::time::Duration;
+
+use flotilla::sandbox::{JobStatus, SandboxJob};
+
+use crate::harness::local::LocalRig;
+use crate::harness::{eventually, finish};
+
+const POLICY: &str = "
+    [[runners.autoscaler.policy]]
+      idle_count = 2
+      idle_time = \"10m\"";
+const NONE_IDLE: &str = "
+    [[runners.autoscaler.policy]]
+      idle_count = 0
+      idle_time = \"1s\"";
+
+fn is_alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_succeeds_and_its_trace_is_whole() {
+    let rig = LocalRig::start("", "").await;
+    let job = rig.enqueue(SandboxJob::new("hello", &["echo hello from $CI_JOB_ID", "pwd"]));
+    let (report, trace) = finish(&job).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    assert!(trace.contains(&format!("hello from {}", job.id())), "{trace}");
+    assert!(trace.contains("Job succeeded"), "{trace}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_outlive_a_killed_manager_are_found_again_and_end_on_decrease() {
+    let mut rig = LocalRig::start("", POLICY).await;
+    eventually("two idle instances", || rig.instances().len() == 2);
+    // Each is known to be ready when a job has run.
+    assert_eq!(finish(&rig.enqueue(SandboxJob::new("first", &["echo one"]))).await.0.status, JobStatus::Success);
+    rig.manager.kill();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = rig.instances();
+    assert!(before.len() >= 2 && before.iter().all(|(_, pid)| is_alive(*pid)), "{before:?}");
+
+    rig.manager.start_again();
+    let (report, trace) = finish(&rig.enqueue(SandboxJob::new("second", &["echo two"]))).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    let used = before.iter().any(|(name, _)| trace.contains(&format!("Instance {name} connected")));
+    assert!(used, "{before:?}\n{trace}");
+    assert!(before.iter().any(|(name, pid)| rig.instances().contains(&(name.clone(), *pid))));
+
+    rig.manager.write_config(&rig.config("", NONE_IDLE));
+    rig.manager.signal("HUP");
+    eventually("the group is empty", || rig.instances().is_empty());
+    eventually("their processes have ended", || before.iter().all(|(_, pid)| !is_alive(*pid)));
+    assert_eq!(finish(&rig.enqueue(SandboxJob::new("third", &["echo three"]))).await.0.status, JobStatus::Success);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_instance_dies_before_its_script_moves_to_another() {
+    let rig = LocalRig::start("", "").await;
+    // A server that takes the connection and says nothing: fetching the sources waits until the instance is gone.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/project.git", silent.local_addr().unwrap());
+    let job = SandboxJob::new("moves", &["echo done"]).git(&url, "main", &"0".repeat(40));
+    let job = rig.enqueue(job);
+    crate::harness::shows(&job, "Getting source from Git repository").await;
+    let (first, pid) = rig.instances().pop().expect("the job's instance");
+    crate::harness::run("kill", &["-9", &pid.to_string()]);
+    crate::harness::shows(&job, "the job moves to another instance").await;
+    // What git gets now is no repository, so that the job comes to its end.
+    drop(silent);
+    let (report, trace) = finish(&job).await;
+    assert_eq!(report.status, JobStatus::Failed, "{trace}");
+    let connected: Vec<&str> = trace.lines().filter(|line| line.contains("connected")).collect();
+    assert_eq!(connected.len(), 2, "{trace}");
+    assert!(connected[0].contains(&first) && !connected[1].contains(&first), "{trace}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_dies_in_mid_job_is_a_system_failure_and_the_next_job_gets_another() {
+    let rig = LocalRig::start("", "").await;
+    let job = rig.enqueue(SandboxJob::new("doomed", &["echo started", "sleep 600"]));
+    crate::harness::shows(&job, " started\n").await;
+    let (name, pid) = rig.instances().pop().expect("the job's instance");
+    crate::harness::run("kill", &["-9", &pid.to_string()]);
+    let (report, trace) = finish(&job).await;
+    assert_eq!(
+        (report.status, report.failure_reason.as_str()),
+        (JobStatus::Failed, "runner_system_failure"),
+        "{trace}"
+    );
+    let (report, trace) = finish(&rig.enqueue(SandboxJob::new("next", &["echo next"]))).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    assert!(!trace.contains(&format!("Instance {name} connected")), "{trace}");
+}

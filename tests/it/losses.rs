@@ -1,0 +1,111 @@
+//! What breaks in mid-job: connections, the network, the instance, GitLab.
+
+use std::time::Duration;
+
+use flotilla::sandbox::{Fault, JobStatus, On, SandboxJob};
+use tokio::time::sleep;
+
+use crate::harness::rig::{Rig, Setup};
+use crate::harness::{all, finish, for_each_executor, shows};
+
+/// Bytes that are no UTF-8, on both streams, before, during and after the loss.
+fn noise(lines: u32) -> String {
+    format!(
+        r"for i in $(seq 1 {lines}); do printf 'out %d \377\376\303\n' $i; printf 'err %d \200\n' $i >&2; sleep 0.1; done"
+    )
+}
+
+/// What the script wrote, stdout and stderr each in order: between the two no order is promised.
+fn output(trace: &str) -> (Vec<&str>, Vec<&str>) {
+    trace
+        .lines()
+        .filter(|line| line.starts_with("out ") || line.starts_with("err "))
+        .partition(|line| line.starts_with("out "))
+}
+
+fn without_timestamps(executor: &str) -> Setup<'_> {
+    Setup { runner: "[runners.feature_flags]\n    FF_TIMESTAMPS = false", ..Setup::of(executor) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_connection_loses_and_repeats_no_byte() {
+    for_each_executor(|executor| async move {
+        let rig = Rig::boot(without_timestamps(executor)).await;
+        let noise = noise(60);
+        let undisturbed = rig.enqueue(SandboxJob::new("noise", &[&noise]));
+        let (report, expected) = finish(&undisturbed).await;
+        assert_eq!(report.status, JobStatus::Success, "{expected}");
+        let disturbed = rig.enqueue(SandboxJob::new("noise", &[&noise]));
+        for line in ["out 10 ", "out 30 "] {
+            shows(&disturbed, line).await;
+            rig.instance.drop_connections();
+        }
+        let (report, trace) = finish(&disturbed).await;
+        assert_eq!(report.status, JobStatus::Success, "{trace}");
+        assert_eq!(output(&expected).0.len(), 60);
+        assert_eq!(output(&trace), output(&expected));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_is_cut_for_a_while_loses_and_repeats_no_byte() {
+    for_each_executor(|executor| async move {
+        let rig = Rig::boot(without_timestamps(executor)).await;
+        let job = rig.enqueue(SandboxJob::new("noise", &[&noise(120)]));
+        shows(&job, "out 10 ").await;
+        rig.instance.set_link(false);
+        sleep(Duration::from_secs(8)).await;
+        rig.instance.set_link(true);
+        let (report, trace) = finish(&job).await;
+        assert_eq!(report.status, JobStatus::Success, "{trace}");
+        let (out, err) = output(&trace);
+        let expected: Vec<_> = (1..=120).map(|number| format!("out {number} \u{fffd}\u{fffd}\u{fffd}")).collect();
+        assert_eq!(out, expected);
+        assert_eq!(err.len(), 120);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_instance_is_a_system_failure_within_thirty_seconds() {
+    for_each_executor(|executor| async move {
+        let mut rig = Rig::boot(Setup::of(executor)).await;
+        let job = rig.enqueue(SandboxJob::new("doomed", &["echo started", "sleep 60"]));
+        shows(&job, " started\n").await;
+        rig.instance.kill();
+        let killed = flotilla::time::now().instant;
+        let (report, trace) = finish(&job).await;
+        assert!(killed.elapsed() < Duration::from_secs(30), "{:?}", killed.elapsed());
+        assert_eq!(report.status, JobStatus::Failed, "{trace}");
+        assert_eq!(report.failure_reason, "runner_system_failure");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gitlab_that_fails_for_a_minute_gets_the_whole_trace_and_the_true_end() {
+    const OUTAGE: Duration = Duration::from_secs(60);
+    let ends = [("exit 0", JobStatus::Success), ("exit 4", JobStatus::Failed)];
+    let tests = ["instance", "docker-autoscaler"].into_iter().flat_map(|executor| ends.map(|end| (executor, end)));
+    all(tests.map(|(executor, (end, status))| async move {
+        let rig = Rig::boot(without_timestamps(executor)).await;
+        // It begins before the outage and ends in the middle of it.
+        let script = [r"for i in $(seq 1 30); do echo line $i; sleep 0.5; done", end];
+        let job = rig.enqueue(SandboxJob::new("steady", &script));
+        shows(&job, "line 5\n").await;
+        for on in [On::RequestJob, On::UpdateJob, On::PatchTrace] {
+            rig.sandbox.faults().add(Fault::status(on, 500).lasting(OUTAGE));
+        }
+        let (report, trace) = finish(&job).await;
+        assert_eq!(report.status, status, "{trace}");
+        let lines: Vec<_> = trace.lines().filter(|line| line.starts_with("line ")).map(str::to_owned).collect();
+        assert_eq!(lines, (1..=30).map(|number| format!("line {number}")).collect::<Vec<_>>());
+        // GitLab is well again, and so is the runner: within 30 s it asks for jobs.
+        let healed = flotilla::time::now().instant;
+        let (report, trace) = rig.run(SandboxJob::new("next", &["echo next"])).await;
+        assert_eq!(report.status, JobStatus::Success, "{trace}");
+        assert!(healed.elapsed() < Duration::from_secs(40), "{:?}", healed.elapsed());
+    }))
+    .await;
+}

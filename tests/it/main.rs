@@ -1,0 +1,22 @@
+//! The one integration binary: a file a subject.
+
+mod harness;
+
+mod admin;
+mod admission;
+mod check;
+mod demo;
+mod executors;
+mod golden;
+mod jobs;
+mod local_instances;
+mod losses;
+mod packaging;
+mod reloading;
+mod restart;
+mod sources;
+mod stopping;
+mod tidy;
+mod traces;
+mod transfers;
+mod unreadable;
