@@ -5,8 +5,8 @@
 //! that nobody accepts goes back to the queue. A server without it refuses `pending`: then the job is
 //! running already, is acknowledged at once, and waits for its instance inside its own time.
 
-use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
@@ -16,12 +16,13 @@ use super::offer::{Offer, Step};
 use super::poller::Received;
 use super::served::ServedRunner;
 use super::shutdown::Phase;
+use super::slot::Slot;
 use super::telling::{News, Untold};
 use crate::error_chain::Chain;
 use crate::gitlab::outcome::{JobUpdate, UpdateResult};
 use crate::gitlab::wire::JobState;
 use crate::job::failure::FailureReason;
-use crate::taskscaler::{Acquisition, Release};
+use crate::taskscaler::Release;
 
 /// Capacity that is there already is found within this time; a job on it needs no `pending`.
 const AT_ONCE: Duration = Duration::from_millis(50);
@@ -29,8 +30,8 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 /// Whether the job is ours.
 #[derive(Debug)]
 pub enum Accepted {
-    /// It runs from now on. The slot may still be missing; it has to be there by `acquire_by`.
-    Yes { acquired: Option<Acquisition>, acquire_by: Instant },
+    /// It runs from now on. The slot may still be missing.
+    Yes(Slot),
     /// It is somebody else's, or goes back to the queue; `untold` is what GitLab may still have to hear for that.
     No { untold: Option<Box<Untold>> },
 }
@@ -45,42 +46,30 @@ enum Refusal {
 }
 
 /// Brings a received job to `running`.
-pub async fn accept(runner: &ServedRunner, received: &Received, phase: &mut watch::Receiver<Phase>) -> Accepted {
-    let now = crate::time::now().instant;
-    let mut offer = Offer::new(now);
-    let acquire_by = now + acquire_timeout(runner);
-    let mut acquired = None;
-    let refusal = match wait_for_slot(runner, received, phase, &mut offer, acquire_by).await {
-        Ok(slot) => {
-            acquired = slot;
-            acknowledge(runner, received, phase, &mut offer).await.err()
-        }
-        Err(refusal) => Some(refusal),
+pub async fn accept(runner: &Arc<ServedRunner>, received: &Received, phase: &mut watch::Receiver<Phase>) -> Accepted {
+    let mut offer = Offer::new(crate::time::now().instant);
+    let mut slot = Slot::new(runner.clone(), received.reservation.clone());
+    let begun = match wait_for_slot(runner, received, phase, &mut offer, &mut slot).await {
+        Ok(()) => acknowledge(runner, received, phase, &mut offer).await,
+        refused => refused,
     };
-    let Some(refusal) = refusal else { return Accepted::Yes { acquired, acquire_by } };
-    if let Some(unused) = acquired {
-        unused.release(Release::Unused).await;
-    }
+    let Err(refusal) = begun else { return Accepted::Yes(slot) };
+    slot.release(Release::Unused).await;
     Accepted::No { untold: not_begun(runner, received, &offer, refusal).map(Box::new) }
 }
 
-/// `instance_acquire_timeout`.
-pub fn acquire_timeout(runner: &ServedRunner) -> Duration {
-    const DEFAULT: Duration = Duration::from_secs(15 * 60);
-    runner.config.autoscaler.as_ref().map_or(DEFAULT, |autoscaler| autoscaler.instance_acquire_timeout)
-}
-
-/// Announces the job until there is a slot for it, or nothing more to wait for: then it has to be acknowledged without.
+/// Announces the job until there is a slot for it. Where there is none in time, a server with two-phase commit has the
+/// job back; any other has it acknowledged without.
 async fn wait_for_slot(
     runner: &ServedRunner,
     received: &Received,
     phase: &mut watch::Receiver<Phase>,
     offer: &mut Offer,
-    acquire_by: Instant,
-) -> Result<Option<Acquisition>, Refusal> {
-    let mut acquiring = pin!(runner.capacity.acquire(&received.reservation));
-    let mut acquired = tokio::time::timeout(AT_ONCE, &mut acquiring).await.ok();
-    while acquired.is_none() && crate::time::now().instant < acquire_by {
+    slot: &mut Slot,
+) -> Result<(), Refusal> {
+    let mut waited = tokio::time::timeout(AT_ONCE, slot.wait()).await.ok();
+    let acquire_by = slot.acquire_by().unwrap_or_else(|| crate::time::now().instant);
+    while waited.is_none() && crate::time::now().instant < acquire_by {
         let sent = crate::time::now().instant;
         let result = in_time(offer, update(runner, received, JobState::Pending)).await?;
         let wait = match offer.pending_answered(sent, &result) {
@@ -94,12 +83,18 @@ async fn wait_for_slot(
         };
         let until = (crate::time::now().instant + wait).min(acquire_by).min(offer.lapses());
         tokio::select! {
-            slot = &mut acquiring => acquired = Some(slot),
+            answer = slot.wait() => waited = Some(answer),
             () = tokio::time::sleep_until(until.into()) => {}
             () = aborting(phase) => return Err(Refusal::GivenUp("the manager stops")),
         }
     }
-    Ok(acquired.and_then(|slot| slot.inspect_err(|error| warn!(error = %Chain(error), "no slot yet")).ok()))
+    if let Some(Err(error)) = waited {
+        warn!(error = %Chain(&error), "no slot yet");
+    }
+    if !slot.is_held() && offer.goes_back_by_itself() {
+        return Err(Refusal::GivenUp("there was no instance for it in time"));
+    }
+    Ok(())
 }
 
 /// Says `running` until that is answered.

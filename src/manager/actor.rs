@@ -98,6 +98,8 @@ pub struct Manager {
     served: BTreeMap<RunnerKey, Arc<ServedRunner>>,
     /// No longer in the configuration, with polls or jobs under way: their capacity stays until those have ended.
     leaving: BTreeMap<RunnerKey, Arc<ServedRunner>>,
+    /// No longer in the configuration, with nothing under way: their instances are given up.
+    retiring: Vec<Arc<ServedRunner>>,
     /// In the configuration, and could not be served as it says; with what was said of it.
     unserved: BTreeMap<RunnerKey, String>,
     assembly: Assembly,
@@ -130,6 +132,7 @@ impl Manager {
             admission: Admission::new(limits),
             served: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            retiring: Vec::new(),
             unserved: BTreeMap::new(),
             assembly,
             jobs,
@@ -158,8 +161,11 @@ impl Manager {
             let wake = self.wake_at();
             tokio::select! {
                 Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => self.task_ended(ended),
-                Some(Err(panic)) = self.scalers.join_next(), if !self.scalers.is_empty() => {
-                    error!(error = %panic, "a taskscaler panicked: its runner gets no more jobs until a restart");
+                Some(ended) = self.scalers.join_next(), if !self.scalers.is_empty() => {
+                    if let Err(panic) = ended {
+                        error!(error = %panic, "a taskscaler panicked: its runner gets no more jobs until a restart");
+                    }
+                    self.retiring.retain(|gone| !gone.capacity.has_ended());
                 }
                 () = self.outbox.told() => {}
                 control = controls.recv() => self.control(control).await,
@@ -255,7 +261,9 @@ impl Manager {
         };
         let is_idle = |runner: &RunnerKey| !self.kinds.values().any(|kind| is_busy(kind, runner));
         for (_, gone) in self.leaving.extract_if(.., |runner, _| is_idle(runner)) {
-            self.scalers.spawn(async move { gone.capacity.retire().await });
+            let capacity = gone.capacity.clone();
+            self.scalers.spawn(async move { capacity.retire().await });
+            self.retiring.push(gone);
         }
     }
 
@@ -380,9 +388,14 @@ impl Manager {
                 served.insert(key, unchanged.clone());
                 continue;
             }
+            let left = before.is_none();
             let before = before.or_else(|| self.leaving.remove(&key));
+            let assembled = self.assemble(runner, before.as_deref()).await;
+            if let (None, Some(back), true) = (&assembled, &before, left) {
+                self.assembly.resume(back).await;
+            }
             // A runner that served before goes on as it was where it cannot be served as it is now.
-            if let Some(runner) = self.assemble(runner, before.as_deref()).await.or(before) {
+            if let Some(runner) = assembled.or(before) {
                 served.insert(key, runner);
             }
         }
@@ -471,7 +484,7 @@ impl Manager {
         observed.runners.clear();
         observed.runners.extend(self.served.iter().map(|(key, served)| (served.clone(), self.admission.load(key))));
         observed.leaving.clear();
-        observed.leaving.extend(self.leaving.values().cloned());
+        observed.leaving.extend(self.leaving.values().chain(&self.retiring).cloned());
     }
 
     /// Everything that is left to do once nothing runs: instances, by their own rules. A further signal ends that too.
@@ -482,10 +495,15 @@ impl Manager {
         }
         let limit = self.config.shutdown_timeout;
         let mut shutdowns = JoinSet::new();
-        let leaving = std::mem::take(&mut self.leaving);
-        for (_, served) in std::mem::take(&mut self.served).into_iter().chain(leaving) {
+        let leaving = std::mem::take(&mut self.leaving).into_values().chain(std::mem::take(&mut self.retiring));
+        let served = std::mem::take(&mut self.served).into_values();
+        for (served, stays) in served.map(|served| (served, true)).chain(leaving.map(|gone| (gone, false))) {
             shutdowns.spawn(async move {
                 served.executor.shutdown().await;
+                if !stays {
+                    // No later manager knows of it.
+                    served.capacity.retire().await;
+                }
                 served.capacity.shutdown().await
             });
         }

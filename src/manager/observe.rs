@@ -20,7 +20,7 @@ const SNAPSHOT_LIMIT: Duration = Duration::from_secs(1);
 pub struct Observed {
     pub concurrent: u32,
     pub runners: Vec<(Arc<ServedRunner>, Option<RunnerLoad>)>,
-    /// No longer in the configuration, with polls or jobs under way.
+    /// No longer in the configuration, with polls or jobs under way, or with instances that are given up.
     pub leaving: Vec<Arc<ServedRunner>>,
 }
 
@@ -95,7 +95,9 @@ impl Observer {
     fn reading(&self) -> Reading {
         let jobs = self.jobs();
         let observed = self.observed.read().unwrap_or_else(PoisonError::into_inner);
-        let runners = observed.runners.iter().map(|(served, load)| RunnerReading {
+        let runners = observed.runners.iter().map(|(served, load)| (served, *load));
+        let runners = runners.chain(observed.leaving.iter().map(|gone| (gone, None)));
+        let runners = runners.map(|(served, load)| RunnerReading {
             labels: served.labels.clone(),
             limit: served.config.limit,
             jobs: jobs.iter().filter(|job| job.runner == served.key).cloned().collect(),

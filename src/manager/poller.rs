@@ -42,7 +42,15 @@ pub async fn poll(
     long: bool,
     cancel: &CancellationToken,
 ) -> Polled {
-    if let Err(refusal) = runner.capacity.reserve(&reservation).await {
+    let reserved = tokio::select! {
+        reserved = runner.capacity.reserve(&reservation) => reserved,
+        // Whatever the answer would be, it is for nobody.
+        () = cancel.cancelled() => {
+            runner.capacity.abandon(&reservation);
+            return Polled::without_job(PollOutcome::NoCapacity);
+        }
+    };
+    if let Err(refusal) = reserved {
         debug!(error = %Chain(&refusal), failure_type = "no_free_executor", "Failed to process runner");
         runner.metrics.processing_failed(&runner.labels, "no_free_executor");
         return Polled::without_job(PollOutcome::NoCapacity);

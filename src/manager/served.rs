@@ -135,8 +135,15 @@ impl Assembly {
     /// A runner that left the configuration gets no further jobs: nothing is kept for them, while those that it has
     /// go on.
     pub async fn wind_down(&self, gone: &ServedRunner) {
-        if let Ok(settings) = taskscaler_settings(&gone.config) {
-            gone.capacity.reconfigure(settings.keeping_nothing_idle()).await;
+        if let (Ok(settings), Some(autoscaler)) = (taskscaler_settings(&gone.config), &gone.config.autoscaler) {
+            gone.capacity.reconfigure(settings.winding_down(autoscaler)).await;
+        }
+    }
+
+    /// A runner that had left is served again as it was.
+    pub async fn resume(&self, back: &ServedRunner) {
+        if let Ok(settings) = taskscaler_settings(&back.config) {
+            back.capacity.reconfigure(settings).await;
         }
     }
 

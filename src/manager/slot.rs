@@ -1,36 +1,37 @@
 //! A job's claim on capacity, from the reservation of its poll to the release after its clean-up.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::ReusableBoxFuture;
 use tracing::warn;
 
-use super::accept::acquire_timeout;
 use super::served::ServedRunner;
 use crate::config::resolved::{Autoscaler, PluginConfig};
 use crate::error_chain::Chain;
 use crate::ids::ReservationKey;
 use crate::job::failure::Fault;
-use crate::taskscaler::{Acquisition, Release};
+use crate::taskscaler::{AcquireError, Acquisition, Release};
 
-/// The claim. It holds a slot on an instance, or is about to.
-#[derive(Debug)]
+/// The claim. It holds a slot on an instance, or is about to; where it is dropped, the capacity is free again.
 pub struct Slot {
     runner: Arc<ServedRunner>,
     reservation: ReservationKey,
     acquisition: Option<Acquisition>,
+    /// The wait for one. It goes on whoever looks at it, so that the place in the queue is kept.
+    acquiring: Option<ReusableBoxFuture<'static, Result<Acquisition, AcquireError>>>,
     /// Of the first attempt to acquire; later ones have the whole time again.
     acquire_by: Option<Instant>,
+    is_released: bool,
 }
 
 impl Slot {
-    pub fn new(
-        runner: Arc<ServedRunner>,
-        reservation: ReservationKey,
-        acquisition: Option<Acquisition>,
-        acquire_by: Instant,
-    ) -> Self {
-        Self { runner, reservation, acquisition, acquire_by: Some(acquire_by) }
+    /// The claim of a job that has just been received.
+    pub fn new(runner: Arc<ServedRunner>, reservation: ReservationKey) -> Self {
+        let acquire_by = crate::time::now().instant + acquire_timeout(&runner);
+        let acquire_by = Some(acquire_by);
+        Self { runner, reservation, acquisition: None, acquiring: None, acquire_by, is_released: false }
     }
 
     /// The claim's key.
@@ -38,30 +39,49 @@ impl Slot {
         &self.reservation
     }
 
+    /// Waits for the slot; may be dropped and called again without losing the place in the queue.
+    ///
+    /// # Errors
+    /// There is none, and will be none of this attempt.
+    pub async fn wait(&mut self) -> Result<(), AcquireError> {
+        if self.acquisition.is_none() {
+            let (capacity, key) = (self.runner.capacity.clone(), self.reservation.clone());
+            let acquire = || ReusableBoxFuture::new(async move { capacity.acquire(&key).await });
+            let acquired = self.acquiring.get_or_insert_with(acquire).await;
+            self.acquiring = None;
+            self.acquisition = Some(acquired?);
+        }
+        Ok(())
+    }
+
+    /// Whether the slot is there.
+    pub fn is_held(&self) -> bool {
+        self.acquisition.is_some()
+    }
+
+    /// When the first attempt to acquire it ends.
+    pub fn acquire_by(&self) -> Option<Instant> {
+        self.acquire_by
+    }
+
     /// The slot, waited for if need be.
     ///
     /// # Errors
     /// There was none in time; another try may have more luck.
     pub async fn hold(&mut self) -> Result<&Acquisition, Fault> {
-        if self.acquisition.is_none() {
-            self.acquisition = Some(self.acquire().await?);
-        }
-        self.acquisition.as_ref().ok_or_else(|| Fault::unclassified("no slot"))
-    }
-
-    async fn acquire(&mut self) -> Result<Acquisition, Fault> {
         let whole = acquire_timeout(&self.runner);
         let now = crate::time::now().instant;
         // The time that passed before the job was accepted counts, but a short try remains.
         let limit =
             self.acquire_by.take().map_or(whole, |by| by.saturating_duration_since(now).max(Duration::from_secs(1)));
-        match tokio::time::timeout(limit, self.runner.capacity.acquire(&self.reservation)).await {
-            Ok(Ok(acquisition)) => Ok(acquisition),
+        match tokio::time::timeout(limit, self.wait()).await {
+            Ok(Ok(())) => self.acquisition.as_ref().ok_or_else(|| Fault::unclassified("no slot")),
             Ok(Err(error)) => Err(Fault::unclassified(format!("unable to acquire instance: {}", Chain(&error)))),
-            Err(_) => Err(Fault::unclassified(format!(
-                "unable to acquire instance within the configured timeout of {}",
-                crate::job::settings::go_duration(whole)
-            ))),
+            Err(_) => {
+                self.acquiring = None;
+                let whole = crate::job::settings::go_duration(whole);
+                Err(Fault::unclassified(format!("unable to acquire instance within the configured timeout of {whole}")))
+            }
         }
     }
 
@@ -88,12 +108,40 @@ impl Slot {
     }
 
     /// The capacity is free again.
-    pub async fn release(self, release: Release) {
-        match self.acquisition {
+    pub async fn release(mut self, release: Release) {
+        self.acquiring = None;
+        self.is_released = true;
+        match self.acquisition.take() {
             Some(acquisition) => acquisition.release(release).await,
             None => self.runner.capacity.unreserve(&self.reservation).await,
         }
     }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // A wait that ends leaves the reservation, and an acquisition takes it along.
+        self.acquiring = None;
+        if !self.is_released && self.acquisition.is_none() {
+            self.runner.capacity.abandon(&self.reservation);
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reservation, acquisition, .. } = self;
+        f.debug_struct("Slot")
+            .field("reservation", reservation)
+            .field("acquisition", acquisition)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `instance_acquire_timeout`.
+fn acquire_timeout(runner: &ServedRunner) -> Duration {
+    const DEFAULT: Duration = Duration::from_secs(15 * 60);
+    runner.config.autoscaler.as_ref().map_or(DEFAULT, |autoscaler| autoscaler.instance_acquire_timeout)
 }
 
 /// Whether nothing of an instance is left after its use number `uses`. A static host, and this machine under a local

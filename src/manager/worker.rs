@@ -72,9 +72,8 @@ pub async fn run(runner: Arc<ServedRunner>, received: Received, mut deps: JobDep
     let key = received.reservation.clone();
     let credentials = received.job.credentials.clone();
     let untold = match accept(&runner, &received, &mut deps.phase).await {
-        Accepted::Yes { acquired, acquire_by } => {
+        Accepted::Yes(slot) => {
             entry.set_state("running");
-            let slot = Slot::new(runner.clone(), received.reservation.clone(), acquired, acquire_by);
             let (result, untold) = execute(&runner, received, entry.clone(), slot, &deps).await;
             let reason = result.failure.as_ref().map(|failure| failure.reason.as_str());
             deps.metrics.job_finished(&runner.labels, since(started), reason);
@@ -84,7 +83,6 @@ pub async fn run(runner: Arc<ServedRunner>, received: Received, mut deps: JobDep
             untold.map(|ended| Box::new(Untold::new(&runner, key, credentials, News::Ended(ended))))
         }
         Accepted::No { untold } => {
-            runner.capacity.unreserve(&key).await;
             if untold.is_none() {
                 runner.records.forget(&key);
             }

@@ -268,7 +268,7 @@ impl Actor {
         for dropped in self.shared.take_dropped() {
             match dropped {
                 Dropped::Waiter(key) => self.handle_event(Event::AcquisitionCancelled { key }),
-                Dropped::Acquisition(key, release) => {
+                Dropped::Claim(key, release) => {
                     self.losses.remove(&key);
                     self.handle_event(Event::Released { key, release });
                 }

@@ -36,8 +36,8 @@ pub(super) struct Shared {
 pub(super) enum Dropped {
     /// Nobody waits for this slot any more.
     Waiter(ReservationKey),
-    /// A slot was not released in so many words.
-    Acquisition(ReservationKey, Release),
+    /// A slot, or what a job has of one, was not released in so many words.
+    Claim(ReservationKey, Release),
 }
 
 impl Shared {
@@ -108,6 +108,11 @@ impl Handle {
         result
     }
 
+    /// As [`Handle::unreserve`], where nobody can wait.
+    pub fn abandon(&self, key: &ReservationKey) {
+        self.shared.drop_later(Dropped::Claim(key.clone(), Release::Unused));
+    }
+
     /// Ends the claim of a key, whatever state it is in. An unknown key is fine.
     pub async fn release(&self, key: &ReservationKey, release: Release) {
         self.send(Message::Release { key: key.clone(), release }).await;
@@ -116,6 +121,11 @@ impl Handle {
     /// Resolves when a poll that was refused capacity may be worth another try.
     pub async fn capacity_changed(&self) {
         self.shared.capacity_changed.notified().await;
+    }
+
+    /// Whether the taskscaler has ended.
+    pub fn has_ended(&self) -> bool {
+        self.mailbox.is_closed()
     }
 
     /// The fleet as it is now; `None` where the taskscaler has ended.
@@ -275,6 +285,6 @@ impl Drop for Acquisition {
             Hold::Held => Release::Broken,
             Hold::Released => return,
         };
-        self.handle.shared.drop_later(Dropped::Acquisition(self.key.clone(), release));
+        self.handle.shared.drop_later(Dropped::Claim(self.key.clone(), release));
     }
 }

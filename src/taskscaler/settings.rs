@@ -45,9 +45,11 @@ impl Settings {
         }
     }
 
-    /// The same with no instance kept for jobs that may yet come.
+    /// The same for a runner that is no longer in the configuration: no instance is kept for jobs that may yet come,
+    /// nor for a next start.
     #[must_use]
-    pub fn keeping_nothing_idle(mut self) -> Self {
+    pub fn winding_down(mut self, autoscaler: &Autoscaler) -> Self {
+        self.core.on_shutdown = deletion_at_shutdown(autoscaler);
         let target = Target { idle_count: 0, idle_time: Duration::ZERO, scale_factor: 0.0, scale_factor_limit: 0 };
         self.core.policies = vec![Policy { periods: Arc::new(Always), target, preemptive_mode: None }];
         self
@@ -81,13 +83,17 @@ pub fn core_settings(autoscaler: &Autoscaler) -> CoreSettings {
         failure_threshold: NonZeroU32::new(autoscaler.failure_threshold).unwrap_or(NonZeroU32::MIN),
         liveness_interval: LIVENESS_INTERVAL,
         on_shutdown: if autoscaler.delete_instances_on_shutdown {
-            let interval = autoscaler.shutdown_deletion_interval;
-            OnShutdown::Delete { interval, retries: autoscaler.shutdown_deletion_retries }
+            deletion_at_shutdown(autoscaler)
         } else {
             OnShutdown::Keep
         },
         unknown: UnknownInstances::Report,
     }
+}
+
+fn deletion_at_shutdown(autoscaler: &Autoscaler) -> OnShutdown {
+    let interval = autoscaler.shutdown_deletion_interval;
+    OnShutdown::Delete { interval, retries: autoscaler.shutdown_deletion_retries }
 }
 
 fn throttle(entry: ThrottleEntry) -> ScaleThrottle {

@@ -4,6 +4,8 @@
 //! `tests/arrivals` builds and runs it; words on its command line choose cases (`tests/arrivals burst`). The same
 //! arrivals in virtual time are a test of `taskscaler::simulate`.
 
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "it measures real time, and prints it")]
+
 #[path = "../it/harness/mod.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod harness;

@@ -3,6 +3,8 @@
 //!
 //! `tests/figures` builds and runs it; the README has its last output.
 
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "it measures real time, and prints it")]
+
 #[path = "../it/harness/mod.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod harness;
@@ -130,12 +132,13 @@ async fn idle() {
     for number in 0..50 {
         let token = format!("glrt-idle{number:05}");
         sandbox.add_runner(&token);
-        config += &format!(
+        let entry = format!(
             "[[runners]]\n  name = \"r{number}\"\n  id = {}\n  url = \"{}\"\n  token = \"{token}\"\n  executor = \"instance\"\n  \
              [runners.autoscaler]\n    plugin = \"local\"\n    max_instances = 1\n",
             number + 1,
             sandbox.url()
         );
+        config.push_str(&entry);
     }
     let manager = Manager::start(&config);
     tokio::time::sleep(Duration::from_secs(20)).await;

@@ -273,7 +273,7 @@ impl Core {
             it.idle_since = now.instant;
             match release {
                 Release::Finished => it.health.last_alive = Some(now.instant),
-                Release::Unused => {}
+                Release::Unused => it.uses = it.uses.saturating_sub(1),
                 Release::Broken => it.health.broken = Some("a job could not be prepared there".to_owned()),
             }
         });

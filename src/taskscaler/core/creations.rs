@@ -81,6 +81,8 @@ pub(super) struct SizeReport {
     pub target: u32,
     /// Members that it lists and that nobody has asked it to delete.
     pub listed: u32,
+    /// Those that it was asked to delete: they may be part of its target or not.
+    pub in_doubt: u32,
     /// When the listing was asked for.
     pub began: Instant,
 }
@@ -258,7 +260,7 @@ mod tests {
     use crate::time::Now;
 
     fn report(target: u32, listed: u32, began: Instant) -> SizeReport {
-        SizeReport { target, listed, began }
+        SizeReport { target, listed, in_doubt: 0, began }
     }
 
     fn after(start: Now, seconds: u64) -> Instant {

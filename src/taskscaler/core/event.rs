@@ -97,7 +97,7 @@ pub enum Event {
 pub enum Release {
     /// It ran, whatever its outcome.
     Finished,
-    /// It never started here. The use still counts.
+    /// It never started here: the use does not count.
     Unused,
     /// The instance could not prepare it, or stopped answering: nothing more is started there.
     Broken,

@@ -65,8 +65,8 @@ impl Core {
             self.shrink(removable, spare, target.idle_time, now);
         }
         let spare = scaling::spare(&self.capacity(), idle_target);
-        let next = self.fleet.idle().find(|(since, _)| !aged(*since)).filter(|_| spare > 0);
-        let next = next.map(|(since, _)| since + target.idle_time);
+        let idle = if spare > 0 { self.fleet.idle().find(|(since, _)| !aged(*since)) } else { None };
+        let next = idle.map(|(since, _)| since + target.idle_time);
         self.timers.arrange(Timer::Idle, next);
     }
 
@@ -259,18 +259,20 @@ impl Core {
         let max = self.max_instances();
         let tally = self.fleet.tally();
         let above_max = (tally.serving() + tally.foreign - tally.missing).saturating_sub(max) as usize;
-        let is_due = |place: usize, since: Instant| {
-            place < above_max || (place < spare as usize && since + idle_time <= now.instant)
+        let why = |(place, (since, id)): (usize, (Instant, &InstanceId))| {
+            let idle = now.instant.saturating_duration_since(since);
+            let reason = if place < spare as usize && idle >= idle_time {
+                RemovalReason::Idle { idle, idle_time }
+            } else if place < above_max {
+                RemovalReason::AboveMaximum { max }
+            } else {
+                return None;
+            };
+            Some((id.clone(), reason))
         };
         // The longest idle come first, so whoever follows one that may stay may stay too.
-        let due =
-            self.fleet.idle().take(removable).enumerate().take_while(|(place, (since, _))| is_due(*place, *since));
-        let due: Vec<(Instant, InstanceId)> = due.map(|(_, (since, id))| (since, id.clone())).collect();
-        for (since, id) in due {
-            let idle = now.instant.saturating_duration_since(since);
-            let old = idle >= idle_time;
-            let reason =
-                if old { RemovalReason::Idle { idle, idle_time } } else { RemovalReason::AboveMaximum { max } };
+        let due: Vec<_> = self.fleet.idle().take(removable).enumerate().map_while(why).collect();
+        for (id, reason) in due {
             self.mark(&id, reason, now);
         }
     }

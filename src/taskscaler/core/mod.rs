@@ -10,7 +10,7 @@
 //! | [`event`], [`command`], [`decision`] | what comes in, what goes out, what is told about it |
 //! | [`outbox`] | what must be kept before what may be done |
 //! | [`instance`], [`slots`], [`keys`] | the three state machines: an instance, its slots, a claim |
-//! | `fleet`, `creations` | all instances with their counts; instances asked for and not yet listed |
+//! | `fleet`, `creations`, `tombstones` | all instances with their counts; those asked for and not yet listed; those gone |
 //! | [`scaling`], [`policy`], [`reservation`] | the rules: how many, when, and what a poll may count on |
 //! | `throttle`, `backoff`, `timers`, `notices` | how fast, how often after failures, when next, how often said |
 //! | `claims`, `survey`, `upkeep`, `growth`, `closing` | the core's moves: jobs, listings, health, size, end |
@@ -50,6 +50,7 @@ pub mod snapshot;
 mod survey;
 mod throttle;
 mod timers;
+mod tombstones;
 mod upkeep;
 mod view;
 
@@ -80,13 +81,12 @@ use keys::Keys;
 use notices::Notices;
 use policy::Schedule;
 use reasons::CreationReason;
-use records::{InstanceRecord, Record, Restored};
+use records::{Record, Restored};
 use snapshot::Totals;
 use throttle::Throttle;
 use timers::{Timer, Timers};
+use tombstones::Tombstones;
 
-/// How long an instance that is gone is remembered, so that a late listing of it is no stranger.
-const TOMBSTONES_STAND: Duration = Duration::from_secs(3600);
 /// The longest wait between listings while they fail.
 const LISTING_CAP: Duration = Duration::from_secs(60);
 
@@ -102,8 +102,7 @@ pub struct Core {
     fleet: Fleet,
     creations: Creations,
     keys: Keys,
-    /// Instances that are gone: since when, and what is kept of them.
-    tombstones: BTreeMap<InstanceId, (Instant, InstanceRecord)>,
+    tombstones: Tombstones,
     /// Instances that are given up and may only be hidden, with the time until which they count.
     ghosts: BTreeMap<InstanceId, Instant>,
     throttle: Throttle,
@@ -190,7 +189,7 @@ impl Core {
             schedule: Schedule::default(),
             creations: Creations::default(),
             keys: Keys::default(),
-            tombstones: BTreeMap::new(),
+            tombstones: Tombstones::default(),
             ghosts: BTreeMap::new(),
             breaker: Breaker::new(),
             last_job: None,
@@ -366,14 +365,14 @@ impl Core {
         }
         let listing = if self.calls.listing.is_none() { Some(self.next_listing(now)) } else { None };
         self.timers.arrange(Timer::Listing, listing);
-        let until = self.schedule.next_change();
+        // Nothing else asks the policy.
+        let until = self.schedule.next_change().filter(|_| matches!(self.phase, Phase::Serving));
         let edge = until.map(|until| now.instant + until.duration_since(now.utc).unwrap_or_default());
         self.timers.arrange(Timer::Policy, edge);
         let deletion = self.fleet.deletions().next().map(|(at, _)| at);
         let may_delete = self.calls.surveyed && self.is_sole_writer() && !self.calls.decreasing;
         self.timers.arrange(Timer::Deletion, deletion.filter(|_| may_delete));
-        let tombstone = self.tombstones.values().map(|(since, _)| *since + TOMBSTONES_STAND).min();
-        self.timers.arrange(Timer::Tombstone, tombstone);
+        self.timers.arrange(Timer::Tombstone, self.tombstones.next_deadline());
         let ghost = self.ghosts.values().min().copied();
         let may_list = self.calls.listing.is_none() && self.calls.listing_wait.is_none();
         self.timers.arrange(Timer::Ghost, ghost.filter(|_| may_list));

@@ -85,7 +85,7 @@ pub enum RemovalReason {
     TakenAway,
     /// It was there before us and nothing is known about it, in a group that is declared ours.
     Unknown,
-    /// It was deleted before and is listed again.
+    /// It was deleted, or given up with its jobs, and is listed again.
     Reappeared,
     /// The runner was removed from the configuration.
     Drained,
@@ -135,7 +135,7 @@ impl fmt::Display for RemovalReason {
             Self::TimedOut => f.write_str("instance timed out at its provider"),
             Self::TakenAway => f.write_str("instance is deleted by somebody else"),
             Self::Unknown => f.write_str("no data on pre-existing instance so removing for safety"),
-            Self::Reappeared => f.write_str("instance was deleted before and is listed again"),
+            Self::Reappeared => f.write_str("instance was deleted or given up before and is listed again"),
             Self::Drained => f.write_str("runner was removed"),
             Self::Shutdown => f.write_str("delete_instances_on_shutdown"),
         }

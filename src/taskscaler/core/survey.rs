@@ -15,7 +15,7 @@ use super::records::{InstanceRecord, Record, Restored};
 use super::settings::UnknownInstances;
 use super::slots::{Occupant, Slots};
 use super::timers::Timer;
-use super::{Command, Core, Decision, News, Phase, TOMBSTONES_STAND, Writer};
+use super::{Command, Core, Decision, News, Phase, Writer};
 
 /// An instance that is still coming up after this long is stuck. Bare-metal hosts take a quarter of an hour.
 const COMES_UP_WITHIN: Duration = Duration::from_secs(1800);
@@ -102,9 +102,11 @@ impl Core {
             }
         }
         if let Some(target) = listing.target {
-            let listed = members.iter().filter(|(id, state)| self.counts_towards_target(id, **state, began)).count();
-            let listed = u32::try_from(listed).unwrap_or(u32::MAX);
-            self.take_size(SizeReport { target, listed, began }, now);
+            let staying =
+                members.iter().filter(|(_, state)| !matches!(state, GroupState::Deleting | GroupState::Deleted));
+            let (in_doubt, listed): (Vec<_>, Vec<_>) = staying.partition(|(id, _)| self.is_asked_to_go(id, began));
+            let count = |members: Vec<_>| u32::try_from(members.len()).unwrap_or(u32::MAX);
+            self.take_size(SizeReport { target, listed: count(listed), in_doubt: count(in_doubt), began }, now);
         }
         self.launch_overdue(began, now);
         if matches!(self.phase, Phase::Surveying) {
@@ -132,7 +134,7 @@ impl Core {
             match record.gone_at {
                 Some(gone_at) => {
                     let at = earlier(now, gone_at);
-                    self.tombstones.insert(record.id.clone(), (at, record));
+                    self.tombstones.put(at, record);
                 }
                 None => self.restore_instance(record, now),
             }
@@ -144,11 +146,7 @@ impl Core {
 
     /// Forgets instances that have been gone for long enough.
     pub(super) fn clear_tombstones(&mut self, now: Now) {
-        let old = |since: Instant| since + TOMBSTONES_STAND <= now.instant;
-        let ids: Vec<InstanceId> =
-            self.tombstones.iter().filter(|(_, (since, _))| old(*since)).map(|(id, _)| id.clone()).collect();
-        for id in ids {
-            self.tombstones.remove(&id);
+        while let Some(id) = self.tombstones.take_old(now.instant) {
             self.record(Record::InstanceForgotten(id));
         }
     }
@@ -186,7 +184,7 @@ impl Core {
     /// Takes the group's word for what still comes.
     fn take_size(&mut self, report: SizeReport, now: Now) {
         let unasked = self.creations.reconcile(report);
-        let replacements = unasked.saturating_sub(self.calls.raised_by_others);
+        let replacements = unasked.saturating_sub(self.calls.raised_by_others + report.in_doubt);
         if replacements > 0 && self.calls.surveyed {
             self.expect_replacements(replacements, now);
             // They are known now, so nothing unasked remains.
@@ -308,7 +306,7 @@ impl Core {
             return;
         }
         self.ghosts.remove(id);
-        if let Some((_, record)) = self.tombstones.remove(id) {
+        if let Some(record) = self.tombstones.take(id) {
             self.reappeared(record, group, now);
             return;
         }
@@ -352,15 +350,16 @@ impl Core {
     }
 
     /// What was gone is listed again. If it was deleted, that did not work, or the listing is late; if it was given
-    /// up, it was only hidden, and whatever jobs it had were told otherwise.
+    /// up, it was only hidden, and serves again, unless it had jobs: they were told that they are lost, and may run
+    /// there still.
     fn reappeared(&mut self, record: InstanceRecord, group: GroupState, now: Now) {
         let id = record.id.clone();
-        let deleted = record.removal.is_some();
+        let serves = record.removal.is_none() && record.slots.is_empty();
         self.restore_instance(InstanceRecord { gone_at: None, removal: None, ..record }, now);
-        if deleted {
-            self.mark(&id, RemovalReason::Reappeared, now);
-        } else {
+        if serves {
             self.record_instance(&id);
+        } else {
+            self.mark(&id, RemovalReason::Reappeared, now);
         }
         self.seen(&id, group, now);
     }
@@ -478,7 +477,7 @@ impl Core {
             return self.record(Record::InstanceForgotten(id.clone()));
         }
         let record = InstanceRecord { gone_at: Some(now.utc), ..self.instance_record(id, instance) };
-        self.tombstones.insert(id.clone(), (now.instant, record.clone()));
+        self.tombstones.put(now.instant, record.clone());
         self.record(Record::Instance(record));
     }
 
@@ -509,17 +508,15 @@ impl Core {
         }
     }
 
-    /// Whether a member is part of the size that the group works towards. One that we asked it to delete may be or
-    /// not, until it is clear that the group will do nothing of the kind.
-    fn counts_towards_target(&self, id: &InstanceId, group: GroupState, began: Instant) -> bool {
-        let going = matches!(group, GroupState::Deleting | GroupState::Deleted);
-        let asked_to_go = self.fleet.get(id).is_some_and(|instance| match &instance.state {
+    /// Whether the group was asked to delete this member, as far as it is not clear that it will do nothing of the
+    /// kind. Whether it is still part of the size that the group works towards, nobody knows.
+    fn is_asked_to_go(&self, id: &InstanceId, began: Instant) -> bool {
+        self.fleet.get(id).is_some_and(|instance| match &instance.state {
             State::Leaving(leaving) => {
                 leaving.asked && leaving.lingers.is_none_or(|since| began < since + DELETION_SHOWS_WITHIN)
             }
             State::Creating | State::Preparing { .. } | State::Ready | State::Foreign => false,
-        });
-        !going && !asked_to_go
+        })
     }
 }
 

@@ -4,9 +4,11 @@
 mod arrivals;
 mod broken;
 mod crashes;
+mod direct;
 mod mutants;
 mod pool;
 mod properties;
+mod rules;
 mod scenarios;
 mod script;
 mod sim;

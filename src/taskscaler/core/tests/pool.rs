@@ -74,12 +74,14 @@ impl ReferencePool {
         idle > u32::try_from(reserved).unwrap()
     }
 
-    fn give_up(&mut self, key: u8) {
+    /// A slot on which nothing ran was not used.
+    fn give_up(&mut self, key: u8, ran: bool) {
         self.queue.retain(|waiting| *waiting != key);
         if let Some(ReferenceClaim::Acquired { instance: number, slot }) = self.claims.remove(&key) {
             let instance = self.instances.iter_mut().find(|it| it.number == number).unwrap();
             instance.slots[slot] = None;
             instance.last_used = self.now;
+            instance.uses -= u32::from(!ran);
             let spent = self.max_use_count > 0 && instance.uses >= self.max_use_count;
             if spent && instance.taken() == 0 {
                 self.instances.retain(|it| it.number != number);
@@ -142,7 +144,8 @@ impl ReferenceStateMachine for ReferencePool {
                     pool.claims.entry(key).or_insert(ReferenceClaim::Reserved);
                 }
             }
-            Step::Unreserve(key) | Step::Release(key) => pool.give_up(key),
+            Step::Unreserve(key) => pool.give_up(key, false),
+            Step::Release(key) => pool.give_up(key, true),
             Step::Acquire(key) => {
                 if matches!(pool.claims.get(&key), None | Some(ReferenceClaim::Reserved)) {
                     pool.claims.insert(key, ReferenceClaim::Pending);
