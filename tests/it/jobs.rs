@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use flotilla::sandbox::{JobStatus, SandboxJob};
+use flotilla::sandbox::{Fault, FaultKind, JobStatus, On, SandboxJob};
 
 use crate::harness::local::LocalRig;
 use crate::harness::rig::{Rig, Setup};
@@ -105,6 +105,28 @@ async fn a_server_without_two_phase_commit_is_served_all_the_same() {
     let (report, trace) = finish(&rig.enqueue(SandboxJob::new("old", &["echo hello"]))).await;
     assert_eq!(report.status, JobStatus::Success, "{trace}");
     assert_eq!(report.first(JobStatus::Offered), None);
+}
+
+/// The instance is ready while the server's refusal of `pending` is on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_comes_while_the_server_is_asked_is_the_jobs_own() {
+    let rig = LocalRig::start("", "max_use_count = 1\n    instance_ready_command = \"sleep 0.5\"").await;
+    rig.sandbox.change_options(|options| options.two_phase = false);
+    rig.sandbox.faults().add(Fault::new(On::UpdateJob, FaultKind::Late { by: Duration::from_secs(3) }).times(1));
+    let (report, trace) = finish(&rig.enqueue(SandboxJob::new("old", &["echo hello"]))).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    let log = rig.manager.log();
+    assert_eq!(log.matches("instance discovery").count(), 1, "one job takes one instance: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_gets_no_instance_in_time_goes_back_to_the_queue() {
+    let never = "instance_acquire_timeout = \"2s\"\n    instance_ready_command = \"sleep 600\"";
+    let rig = LocalRig::start("", never).await;
+    let job = rig.enqueue(SandboxJob::new("waits", &["echo never"]));
+    rig.manager.wait_log("there was no instance for it in time");
+    let report = job.report().expect("the job");
+    assert_eq!((report.status, report.first(JobStatus::Running)), (JobStatus::Offered, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

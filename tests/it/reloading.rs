@@ -128,6 +128,26 @@ async fn a_removed_runner_gives_up_its_idle_instances_while_its_job_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_removed_runner_leaves_nothing_when_the_manager_ends_before_its_job() {
+    let sandbox = sandbox().await;
+    sandbox.add_runner(OTHER_TOKEN);
+    let one = runner(&sandbox, "one", RUNNER_TOKEN, "", "");
+    let both = format!("{one}{}", runner(&sandbox, "other", OTHER_TOKEN, "", IDLE));
+    // What is in the configuration is kept for the next start.
+    let kept = |runners: &str| config(runners).replace("delete_instances_on_shutdown = true", "");
+    let mut manager = Manager::start(&kept(&both));
+    let job = sandbox.enqueue(SandboxJob::new("long", &["echo started", "sleep 600"]).for_runner(OTHER_TOKEN));
+    shows(&job, " started\n").await;
+    manager.write_config(&kept(&one));
+    manager.signal("HUP");
+    manager.wait_log("runner is no longer in the configuration");
+    manager.signal("TERM");
+    manager.wait_exit(Duration::from_secs(60));
+    assert_eq!(finish(&job).await.0.failure_reason, "runner_interrupted");
+    assert_eq!(instances(&manager), Vec::new(), "{}", manager.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rotated_token_keeps_the_fleet_and_its_job() {
     let sandbox = sandbox().await;
     sandbox.add_runner(OTHER_TOKEN);
