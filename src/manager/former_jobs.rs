@@ -1,8 +1,9 @@
 //! Jobs that an earlier manager left in the middle.
 //!
 //! What runs of them on an instance is ended when the taskscaler examines their slots, and then GitLab is told how they
-//! ended: that they failed, unless a true end was written down and not yet told. In this order, so that a retry never meets its predecessor. A job whose slot nobody examines, because
-//! it had none or its instance is gone, is told without.
+//! ended: that they failed, unless a true end was written down and not yet told. In this order, so that a retry never
+//! meets its predecessor. A job whose slot nobody examines, because it had none or its instance is gone, is told
+//! without.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -73,7 +74,7 @@ pub fn former_jobs(
 
 impl taskscaler::FormerJobs for Ender {
     fn end(&self, instance: Instance, _slot: u32, key: ReservationKey) -> BoxFuture<'static, Result<(), String>> {
-        // A slot without a record was taken for a job that nobody was told to start.
+        // Nobody was told to start a job that has no record; or it is one of ours, and its instance goes.
         let Some(job) = self.jobs.get(&key) else { return std::future::ready(Ok(())).boxed() };
         let id = job.credentials.id;
         if job.executor != self.executor.name() {

@@ -119,7 +119,7 @@ impl Name {
             ),
             Self::FleetInstances => ("fleeting_provisioner_instances", "Instances by state."),
             Self::FleetInternalOperations => {
-                ("fleeting_provisioner_internal_operations_total", "Calls to the group of instances that it answered.")
+                ("fleeting_provisioner_internal_operations_total", "Calls to the group of instances.")
             }
             Self::FleetMaxInstances => {
                 ("fleeting_provisioner_max_instances", "The most instances there may be, of any state.")

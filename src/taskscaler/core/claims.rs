@@ -308,10 +308,11 @@ impl Core {
     }
 
     fn pin_for_mutation(&mut self, now: Now) {
+        if !mutations::on(Mutation::PollPinsInstance) {
+            return;
+        }
         let oldest = self.fleet.idle().next().map(|(_, id)| id.clone());
-        if mutations::on(Mutation::PollPinsInstance)
-            && let Some(id) = oldest
-        {
+        if let Some(id) = oldest {
             self.fleet.edit(&id, |it| it.idle_since = now.instant);
         }
     }

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::time::Now;
+
 use super::creations::CreationId;
 use super::mutations::{self, Mutation};
 use super::reasons::RemovalReason;
@@ -195,6 +197,24 @@ impl State {
 }
 
 impl Instance {
+    /// One that is listed for the first time.
+    pub(super) fn listed(cause: Cause, state: State, now: Now) -> Self {
+        Self {
+            cause,
+            state,
+            slots: Slots::default(),
+            uses: 0,
+            health: Health::default(),
+            creation: None,
+            requested_at: None,
+            listed_at: now.instant,
+            listed_at_utc: now.utc,
+            idle_since: now.instant,
+            restored: false,
+            replacement: None,
+        }
+    }
+
     pub fn standing(&self, threshold: NonZeroU32) -> Standing {
         if self.health.broken.is_some() || self.health.failures >= threshold.get() {
             Standing::Unhealthy

@@ -8,7 +8,7 @@ use crate::time::Now;
 
 use super::creations::{CreationId, SizeReport};
 use super::event::{GroupState, Listing};
-use super::instance::{Cause, Deletion, Health, Instance, Leaving, State};
+use super::instance::{Cause, Deletion, Instance, Leaving, State};
 use super::mutations::{self, Mutation};
 use super::reasons::RemovalReason;
 use super::records::{InstanceRecord, Record, Restored};
@@ -228,18 +228,14 @@ impl Core {
             None => State::Creating,
         };
         let instance = Instance {
-            cause: record.cause,
-            state,
             slots,
             uses: record.uses,
-            health: Health::default(),
             creation: record.creation,
-            requested_at: None,
             listed_at: earlier(now, record.listed_at),
             listed_at_utc: record.listed_at,
             idle_since: earlier(now, record.idle_since),
             restored: true,
-            replacement: None,
+            ..Instance::listed(record.cause, state, now)
         };
         let leaving = matches!(instance.state, State::Leaving(_));
         self.fleet.insert(record.id.clone(), instance);
@@ -324,20 +320,8 @@ impl Core {
             (None, _) => Cause::Preexisted,
         };
         let requested_at = adopted.map(|(_, asked_at)| asked_at);
-        let instance = Instance {
-            cause,
-            state: State::Creating,
-            slots: Slots::default(),
-            uses: 0,
-            health: Health::default(),
-            creation: adopted.map(|(creation, _)| creation),
-            requested_at,
-            listed_at: now.instant,
-            listed_at_utc: now.utc,
-            idle_since: now.instant,
-            restored: false,
-            replacement: None,
-        };
+        let creation = adopted.map(|(creation, _)| creation);
+        let instance = Instance { creation, requested_at, ..Instance::listed(cause, State::Creating, now) };
         self.fleet.insert(id.clone(), instance);
         let took = requested_at.map(|asked_at| now.instant.saturating_duration_since(asked_at));
         self.report(Decision::Discovered { instance: id.clone(), cause, restored: false, took }, now);
@@ -365,21 +349,7 @@ impl Core {
     }
 
     fn found_foreign(&mut self, id: &InstanceId, now: Now) {
-        let instance = Instance {
-            cause: Cause::Preexisted,
-            state: State::Foreign,
-            slots: Slots::default(),
-            uses: 0,
-            health: Health::default(),
-            creation: None,
-            requested_at: None,
-            listed_at: now.instant,
-            listed_at_utc: now.utc,
-            idle_since: now.instant,
-            restored: false,
-            replacement: None,
-        };
-        self.fleet.insert(id.clone(), instance);
+        self.fleet.insert(id.clone(), Instance::listed(Cause::Preexisted, State::Foreign, now));
         self.report(Decision::ForeignFound { instance: id.clone() }, now);
         self.record_instance(id);
     }
