@@ -78,6 +78,8 @@ impl From<AccessError> for OpenError {
 /// Why a job's folder was not removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveError {
+    #[error("there is no connection")]
+    NoSession,
     #[error("asking the agent")]
     Session(#[from] SessionError),
     /// In the agent's words.
@@ -129,6 +131,11 @@ impl<D: AgentDialer> AgentLink<D> {
     /// Puts back a session that [`AgentLink::session`] gave.
     pub fn give_back(&mut self, session: Session) {
         self.session = Some(session);
+    }
+
+    /// The session has turned out to be dead.
+    pub fn forget_session(&mut self) {
+        self.session = None;
     }
 
     /// The open session, for another job to use.
@@ -184,12 +191,12 @@ impl<D: AgentDialer> AgentLink<D> {
         }
     }
 
-    /// Deletes a job's folder, with what still runs in it. No session, no effect.
+    /// Deletes a job's folder, with what still runs in it.
     ///
     /// # Errors
-    /// Nobody answered, or the agent could not.
+    /// There is no session, nobody answered, or the agent could not.
     pub async fn remove(&mut self, job: &str) -> Result<(), RemoveError> {
-        let Some(session) = &mut self.session else { return Ok(()) };
+        let Some(session) = &mut self.session else { return Err(RemoveError::NoSession) };
         let id = session.next_id();
         session.send(&[Request::Remove { id, job: job.to_owned() }]).await?;
         loop {

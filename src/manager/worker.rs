@@ -202,7 +202,7 @@ struct Rest {
 impl Rest {
     async fn clean_up(self) {
         if let Some(environment) = self.environment {
-            environment.cleanup().await;
+            let _left = environment.cleanup().await;
         }
         if let Some(slot) = self.slot {
             slot.release(self.release).await;
