@@ -184,6 +184,7 @@ mod tests {
             executable: PathBuf::from("/h"),
             shell: None,
             git: false,
+            releases: false,
         };
         wire::put_answer(&mut bytes, &Answer::Hello(hello)).unwrap();
         bytes

@@ -36,6 +36,9 @@ pub enum Request {
     Start(Start),
     /// Sends the stage's output from byte `from` of its file, then how it ended.
     Follow { id: u32, folder: StageFolder, from: u64 },
+    /// Nobody will ask for the stage's output before byte `before` of its file again: its room on the disk may go.
+    /// Not to be sent to an agent that does not say in [`Hello`] that it knows this.
+    Release { folder: StageFolder, before: u64 },
     /// TERM to all processes of the stage, KILL to what is left after `grace_ms`.
     Stop { folder: StageFolder, grace_ms: u64 },
     /// Ends what still runs of the job and deletes its folder.
@@ -107,6 +110,9 @@ pub struct Hello {
     pub shell: Option<String>,
     /// Whether the search path has a git.
     pub git: bool,
+    /// It takes [`Request::Release`]. Agents of before say nothing of it.
+    #[serde(default)]
+    pub releases: bool,
 }
 
 /// Where a job's shell is looked for, the best first, as the reference does it.

@@ -39,6 +39,10 @@ pub const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long after KILL the stage's end may take to reach us.
 const STOP_SLACK: Duration = Duration::from_secs(15);
 
+/// How much output is delivered before its room on the instance's disk is given back: a script that prints without
+/// end must not fill the disk, while its trace was cut long ago.
+const RELEASE_EVERY: u64 = 4 << 20;
+
 /// Waits between tries to open a session, and before one in place of a session that brought nothing.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -78,6 +82,8 @@ impl From<AccessError> for OpenError {
 /// Why a job's folder was not removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveError {
+    #[error("there is no connection")]
+    NoSession,
     #[error("asking the agent")]
     Session(#[from] SessionError),
     /// In the agent's words.
@@ -131,6 +137,11 @@ impl<D: AgentDialer> AgentLink<D> {
         self.session = Some(session);
     }
 
+    /// The session has turned out to be dead.
+    pub fn forget_session(&mut self) {
+        self.session = None;
+    }
+
     /// The open session, for another job to use.
     pub fn into_session(self) -> Option<Session> {
         self.session
@@ -161,6 +172,7 @@ impl<D: AgentDialer> AgentLink<D> {
             cancel,
             progress,
             give_up_at: None,
+            released: position.record,
         };
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
@@ -184,12 +196,12 @@ impl<D: AgentDialer> AgentLink<D> {
         }
     }
 
-    /// Deletes a job's folder, with what still runs in it. No session, no effect.
+    /// Deletes a job's folder, with what still runs in it.
     ///
     /// # Errors
-    /// Nobody answered, or the agent could not.
+    /// There is no session, nobody answered, or the agent could not.
     pub async fn remove(&mut self, job: &str) -> Result<(), RemoveError> {
-        let Some(session) = &mut self.session else { return Ok(()) };
+        let Some(session) = &mut self.session else { return Err(RemoveError::NoSession) };
         let id = session.next_id();
         session.send(&[Request::Remove { id, job: job.to_owned() }]).await?;
         loop {
@@ -243,6 +255,8 @@ struct Run<'a> {
     progress: &'a mut (dyn FnMut(Position) + Send),
     /// After a cancel: when we stop waiting for the end.
     give_up_at: Option<tokio::time::Instant>,
+    /// How much of the output the agent was told nobody needs any more.
+    released: u64,
 }
 
 impl Run<'_> {
@@ -278,7 +292,19 @@ impl Run<'_> {
             if let Some(result) = self.take(event, id, offered_before) {
                 return Ok(result);
             }
+            self.release(session).await?;
         }
+    }
+
+    /// Gives back the room of what is delivered, up to the record in hand: whoever goes on, over another session or
+    /// from a container's files, begins there. A later manager ends what this one leaves, and follows nothing.
+    async fn release(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        let before = self.decoder.delivered().record;
+        if before < self.released + RELEASE_EVERY || !session.hello().releases {
+            return Ok(());
+        }
+        self.released = before;
+        session.send(&[Request::Release { folder: self.task.folder().clone(), before }]).await
     }
 
     fn take(&mut self, event: Event, id: u32, offered_before: bool) -> Option<Result<Exit, Fault>> {
@@ -376,6 +402,7 @@ mod tests {
             executable: folder,
             shell: None,
             git: false,
+            releases: false,
         };
         wire::put_answer(&mut said, &Answer::Hello(hello)).unwrap();
         said

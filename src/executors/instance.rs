@@ -13,10 +13,10 @@ use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
 
 use super::access::{AccessError, InstanceAccess};
-use super::follow::{AgentDialer, AgentLink, OpenError, Task};
+use super::follow::{AgentDialer, AgentLink, OpenError, RemoveError, Task};
 use super::helper_binary::{HelperBinary, HelperError, Helpers};
 use super::kept::Kept;
-use super::{FormerJob, JobTrace, PrepareContext, ScriptFacts, StageRun};
+use super::{CleanUp, FormerJob, JobTrace, PrepareContext, ScriptFacts, StageRun};
 use crate::config::resolved::{PluginConfig, Runner};
 use crate::detached::session::{Session, SessionError};
 use crate::detached::wire::{Hello, Start};
@@ -29,8 +29,11 @@ use crate::job::resolved::ResolvedJob;
 /// Sessions kept open on one instance while no job uses them.
 const IDLE_SESSIONS: usize = 32;
 
-/// How long the removal of a job's folder may take before it is left to the next start.
+/// How long the removal of a job's folder may take, a new connection included where the old one was lost.
 const REMOVE_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How often an instance is asked for it over streams that break.
+const REMOVE_TRIES: u32 = 3;
 
 /// Where helpers are kept on an instance.
 const HELPER_FOLDER: &str = ".flotilla/bin";
@@ -334,23 +337,40 @@ impl<T: JobTrace> InstanceEnvironment<T> {
         result
     }
 
-    /// Deletes the job's folder and gives the session to the next job.
-    pub async fn cleanup(mut self) {
-        if self.folder.key.take().is_some() {
-            match tokio::time::timeout(REMOVE_LIMIT, self.link.remove(&self.key)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::info!(instance = %self.access.id(), error = %Chain(&error), "the job's folder was left on the instance");
-                    return;
-                }
-                Err(_) => {
-                    tracing::info!(instance = %self.access.id(), "the job's folder was left on the instance: no answer");
-                    return;
-                }
+    /// Deletes the job's folder, with what still runs in it, and gives the session to the next job.
+    pub async fn cleanup(mut self) -> CleanUp {
+        if self.folder.key.is_some() {
+            let removed = match tokio::time::timeout(REMOVE_LIMIT, self.remove_folder()).await {
+                Ok(removed) => removed,
+                Err(_) => Err(Fault::unclassified("no answer")),
+            };
+            if let Err(fault) = removed {
+                tracing::warn!(instance = %self.access.id(), error = fault.message, "the job's folder was left on the instance, with what may still run in it");
+                // Still armed, the folder has itself removed beside us, should the instance answer after all.
+                return CleanUp::LeftBehind;
             }
+            self.folder.key = None;
         }
         if let Some(session) = self.link.into_session() {
             self.known.keep(session);
+        }
+        CleanUp::Done
+    }
+
+    /// Over a new session where the last was lost.
+    async fn remove_folder(&mut self) -> Result<(), Fault> {
+        let mut tries = 0;
+        loop {
+            let session = self.link.session().await?;
+            self.link.give_back(session);
+            let Err(error) = self.link.remove(&self.key).await else { return Ok(()) };
+            tries += 1;
+            // The stream may have been dead for long: only asking shows it.
+            let is_lost = matches!(error, RemoveError::NoSession | RemoveError::Session(_));
+            if !is_lost || tries == REMOVE_TRIES {
+                return Err(Fault::unclassified(Chain(&error).to_string()));
+            }
+            self.link.forget_session();
         }
     }
 }
@@ -374,6 +394,8 @@ impl Drop for JobFolder {
                 link.give_back(session);
                 let removed = tokio::time::timeout(REMOVE_LIMIT, link.remove(&key)).await;
                 tracing::debug!(key, ?removed, "an abandoned job's folder");
+            } else {
+                tracing::debug!(key, "an abandoned job's folder: no answer");
             }
         });
     }

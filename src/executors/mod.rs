@@ -113,7 +113,7 @@ pub struct PrepareContext<T> {
     pub instance_is_disposable: bool,
 }
 
-/// A job that an earlier manager left on an instance.
+/// A job that was left on an instance, by an earlier manager or by this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormerJob {
     pub id: JobId,
@@ -132,6 +132,16 @@ pub struct ScriptFacts {
     pub helper: String,
     /// `$(hostname)` is asked by the script; this is what it runs on for the manager's line.
     pub executor: &'static str,
+}
+
+/// What became of what a job made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum CleanUp {
+    /// Nothing of it runs any more.
+    Done,
+    /// Something of it may run on: it could not be ended, or nobody could say. [`Executor::end_former`] ends it.
+    LeftBehind,
 }
 
 /// One stage to run.
@@ -210,7 +220,7 @@ impl Executor {
         }
     }
 
-    /// Ends what a job of an earlier manager left on an instance. Where nothing is left, nothing happens.
+    /// Ends what a job left on an instance: one of an earlier manager, or one that could not be cleaned up. Where nothing is left, nothing happens.
     ///
     /// # Errors
     /// It cannot be ended, or nobody can say.
@@ -269,7 +279,7 @@ impl<T: JobTrace> Environment<T> {
     }
 
     /// Takes away what the job made. Bounded in time; what cannot be taken away is logged.
-    pub async fn cleanup(self) {
+    pub async fn cleanup(self) -> CleanUp {
         match self {
             Self::Instance(environment) => environment.cleanup().await,
             Self::Docker(environment) => environment.cleanup().await,

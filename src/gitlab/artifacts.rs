@@ -1,15 +1,16 @@
 //! Uploading and downloading a job's artifacts: the calls of the helper, beside the job.
 //!
-//! Bodies are streams and are never held in memory. A call is one try; whether another is worth it is told
-//! by [`UploadOutcome::tries`] and [`DownloadOutcome::tries`], since only the caller can make the body anew
-//! and tell the job's reader about it.
+//! Bodies are streams and are never held in memory. A call is one attempt; only the caller can make the body
+//! anew and tell the job's reader about it. Whether to go on is told on two levels: an answer that is a
+//! [`PushBack`] is for [`super::retry::Attempts`], as for every request, and what remains after those attempts
+//! has the tries of its kind ([`UploadOutcome::tries`], [`DownloadOutcome::tries`]).
 
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use reqwest::header::LOCATION;
+use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode, Url};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -21,7 +22,7 @@ use super::error::{CallError, ClientError};
 use super::proxy::ProxySettings;
 use super::tls::TlsFiles;
 use super::transport::{self, Transport};
-use super::{identity, redirect};
+use super::{identity, redirect, retry};
 use crate::error_chain::Chain;
 
 /// Error messages of the server are cut here.
@@ -52,7 +53,22 @@ pub struct ArtifactUpload {
     pub response_header_timeout: Duration,
 }
 
-/// What came of one try of an upload.
+/// A server that says: not now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PushBack {
+    pub status: u16,
+    /// How long it asks to be left alone.
+    pub wish: Option<Duration>,
+}
+
+impl PushBack {
+    fn of(status: StatusCode, headers: &HeaderMap) -> Option<Self> {
+        let status = status.as_u16();
+        retry::is_push_back(status).then(|| Self { status, wish: transport::wish(headers) })
+    }
+}
+
+/// What came of one attempt of an upload.
 #[derive(Clone, Debug)]
 pub enum UploadOutcome {
     Uploaded,
@@ -69,10 +85,12 @@ pub enum UploadOutcome {
     /// 503
     Unavailable {
         message: String,
+        push_back: Option<PushBack>,
     },
     Failed {
         status: Option<u16>,
         message: String,
+        push_back: Option<PushBack>,
     },
 }
 
@@ -85,6 +103,18 @@ impl UploadOutcome {
             Self::Redirected(_) | Self::Failed { .. } => 3,
         }
     }
+
+    /// The answer, where it was a refusal of the moment.
+    pub fn push_back(&self) -> Option<PushBack> {
+        match self {
+            Self::Unavailable { push_back, .. } | Self::Failed { push_back, .. } => *push_back,
+            Self::Uploaded | Self::Redirected(_) | Self::Forbidden { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+
+    fn unanswered(error: &CallError) -> Self {
+        Self::Failed { status: None, message: Chain(error).to_string(), push_back: None }
+    }
 }
 
 /// Whether a download may come straight from object storage.
@@ -95,7 +125,7 @@ pub enum Route {
     ThroughGitlab,
 }
 
-/// What came of one try of a download.
+/// What came of one attempt of a download.
 #[derive(Debug)]
 pub enum DownloadOutcome {
     Downloaded {
@@ -120,6 +150,7 @@ pub enum DownloadOutcome {
         status: Option<u16>,
         message: String,
         bytes: u64,
+        push_back: Option<PushBack>,
     },
 }
 
@@ -134,6 +165,22 @@ impl DownloadOutcome {
             | Self::Unwritable(_) => 1,
             Self::Failed { .. } => 3,
         }
+    }
+
+    /// The answer, where it was a refusal of the moment.
+    pub fn push_back(&self) -> Option<PushBack> {
+        match self {
+            Self::Failed { push_back, .. } => *push_back,
+            Self::Downloaded { .. }
+            | Self::Unauthorized { .. }
+            | Self::Forbidden { .. }
+            | Self::NotFound { .. }
+            | Self::Unwritable(_) => None,
+        }
+    }
+
+    fn broken(status: Option<u16>, error: &CallError, bytes: u64) -> Self {
+        Self::Failed { status, message: Chain(error).to_string(), bytes, push_back: None }
     }
 }
 
@@ -156,7 +203,7 @@ impl ArtifactsClient {
     ) -> UploadOutcome {
         match self.send_upload(job, upload, body).await {
             Ok(response) => self.upload_outcome(response).await,
-            Err(error) => UploadOutcome::Failed { status: None, message: Chain(&error).to_string() },
+            Err(error) => UploadOutcome::unanswered(&error),
         }
     }
 
@@ -198,17 +245,18 @@ impl ArtifactsClient {
         let location =
             transport::text(response.headers(), LOCATION.as_str()).and_then(|target| Url::parse(target).ok());
         let moved = location.and_then(|target| self.transport.moved_to(&target));
+        let push_back = PushBack::of(status, response.headers());
         let message = error_message(response).await;
         match status {
             StatusCode::CREATED => UploadOutcome::Uploaded,
             StatusCode::TEMPORARY_REDIRECT => match moved {
                 Some(transport) => UploadOutcome::Redirected(Self { transport }),
-                None => UploadOutcome::Failed { status: Some(307), message },
+                None => UploadOutcome::Failed { status: Some(307), message, push_back },
             },
             StatusCode::FORBIDDEN => UploadOutcome::Forbidden { message },
             StatusCode::PAYLOAD_TOO_LARGE => UploadOutcome::TooLarge { message },
-            StatusCode::SERVICE_UNAVAILABLE => UploadOutcome::Unavailable { message },
-            other => UploadOutcome::Failed { status: Some(other.as_u16()), message },
+            StatusCode::SERVICE_UNAVAILABLE => UploadOutcome::Unavailable { message, push_back },
+            other => UploadOutcome::Failed { status: Some(other.as_u16()), message, push_back },
         }
     }
 
@@ -239,9 +287,7 @@ impl ArtifactsClient {
     ) -> DownloadOutcome {
         let response = match self.open_download(job, route).await {
             Ok(response) => response,
-            Err(error) => {
-                return DownloadOutcome::Failed { status: None, message: Chain(&error).to_string(), bytes: 0 };
-            }
+            Err(error) => return DownloadOutcome::broken(None, &error, 0),
         };
         match response.status() {
             StatusCode::OK => receive(response, to).await,
@@ -249,8 +295,9 @@ impl ArtifactsClient {
             StatusCode::FORBIDDEN => DownloadOutcome::Forbidden { message: error_message(response).await },
             StatusCode::NOT_FOUND => DownloadOutcome::NotFound { message: error_message(response).await },
             other => {
+                let push_back = PushBack::of(other, response.headers());
                 let message = error_message(response).await;
-                DownloadOutcome::Failed { status: Some(other.as_u16()), message, bytes: 0 }
+                DownloadOutcome::Failed { status: Some(other.as_u16()), message, bytes: 0, push_back }
             }
         }
     }
@@ -289,12 +336,12 @@ async fn silence_after(all_sent: oneshot::Receiver<()>, limit: Duration) {
 async fn receive(mut response: reqwest::Response, to: &mut (impl AsyncWrite + Unpin + Send)) -> DownloadOutcome {
     let mut bytes = 0;
     loop {
-        let failed = |message| DownloadOutcome::Failed { status: Some(200), message, bytes };
+        let failed = |error| DownloadOutcome::broken(Some(200), &error, bytes);
         let chunk = match tokio::time::timeout(STALL_LIMIT, response.chunk()).await {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => break,
-            Ok(Err(error)) => return failed(Chain(&CallError::Body { source: error.without_url() }).to_string()),
-            Err(_) => return failed(CallError::Timeout { limit: STALL_LIMIT }.to_string()),
+            Ok(Err(error)) => return failed(CallError::Body { source: error.without_url() }),
+            Err(_) => return failed(CallError::Timeout { limit: STALL_LIMIT }),
         };
         if let Err(error) = to.write_all(&chunk).await {
             return DownloadOutcome::Unwritable(error);

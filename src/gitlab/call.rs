@@ -6,18 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
 use reqwest::{Method, Response, StatusCode};
 
 use super::error::CallError;
-use super::retry::{self, Attempts, Verdict};
+use super::retry::{Attempts, Verdict};
 use super::tls::JobTls;
-use super::transport::{REQUEST_ID, Transport, read_body, request_id, text, token_value, within};
+use super::transport::{REQUEST_ID, Transport, read_body, request_id, text, token_value, wish, within};
 use super::{identity, redirect, url};
 use crate::secret::Secret;
-use crate::time;
-
-const RATE_LIMIT_RESET: &str = "ratelimit-resettime";
 
 /// What to send. Plain data, so that each try sends the same.
 #[derive(Debug)]
@@ -108,10 +105,7 @@ impl Transport {
     pub(super) async fn call(&self, call: &Call, attempts: &mut Attempts) -> Result<Reply, CallError> {
         loop {
             let (request_id, tls, response) = self.follow(call).await?;
-            let headers = response.headers();
-            let wish =
-                retry::wish(text(headers, RATE_LIMIT_RESET), text(headers, RETRY_AFTER.as_str()), time::now().utc);
-            match attempts.judge(response.status().as_u16(), wish, rand::random()) {
+            match attempts.judge(response.status().as_u16(), wish(response.headers()), rand::random()) {
                 Verdict::TryAgainAfter(wait) => {
                     // Its body is read, so that the connection serves the next try.
                     read_body(response, BODY_LIMIT).await;

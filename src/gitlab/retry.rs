@@ -1,5 +1,6 @@
 //! When a request is tried again, and after how long. Pure: the caller sleeps.
 //!
+//! The rule is one for every request, job requests, updates, trace patches and artifacts alike.
 //! Only answers are retried, never transport errors: those go to the caller, who has a back-off of its own.
 
 use std::time::{Duration, SystemTime};
@@ -46,7 +47,7 @@ pub enum Verdict {
 }
 
 /// The tries of one call.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Attempts {
     made: u32,
     pushed_back: bool,
@@ -55,23 +56,43 @@ pub struct Attempts {
 
 impl Default for Attempts {
     fn default() -> Self {
-        Self { made: 1, pushed_back: false, backoff: Backoff::new(FIRST_BACKOFF, LAST_BACKOFF) }
+        Self::waiting(Backoff::new(FIRST_BACKOFF, LAST_BACKOFF))
     }
 }
 
 impl Attempts {
+    /// With another back-off where the server names no wait.
+    pub fn waiting(backoff: Backoff) -> Self {
+        Self { made: 1, pushed_back: false, backoff }
+    }
+
     /// Judges the answer to the latest try. `wish` is what [`wish`] made of its headers, `random` between 0 and 1.
     pub fn judge(&mut self, status: u16, wish: Option<Duration>, random: f64) -> Verdict {
+        self.judge_within(LONGEST_WAIT, status, wish, random)
+    }
+
+    /// As [`Attempts::judge`], by one who has nothing that others need and may wait so long.
+    pub fn judge_within(
+        &mut self,
+        longest_wait: Duration,
+        status: u16,
+        wish: Option<Duration>,
+        random: f64,
+    ) -> Verdict {
         if !is_push_back(status) {
             return Verdict::Final;
         }
         self.pushed_back = true;
+        let is_last = self.made >= MAX_ATTEMPTS;
         let wait = match wish {
-            Some(wish) if wish > LONGEST_WAIT || self.made >= MAX_ATTEMPTS => return Verdict::FinalWithWish(wish),
+            Some(wish) if is_last || wish > longest_wait => return Verdict::FinalWithWish(wish),
             Some(wish) => wish,
-            None if self.made >= MAX_ATTEMPTS => return Verdict::Final,
+            None if is_last => return Verdict::Final,
             None => self.backoff.next_wait_at(random),
         };
+        if wait > longest_wait {
+            return Verdict::Final;
+        }
         self.made += 1;
         Verdict::TryAgainAfter(wait)
     }
@@ -114,6 +135,17 @@ mod tests {
         assert_eq!(attempts.judge(429, Some(short), 0.0), Verdict::TryAgainAfter(short));
         assert_eq!(attempts.judge(429, Some(long), 0.0), Verdict::FinalWithWish(long));
         assert_eq!(attempts.made(), 2);
+    }
+
+    #[test]
+    fn who_holds_nothing_waits_as_long_as_asked_while_there_is_time() {
+        let mut attempts = Attempts::default();
+        let (migration, time_left) = (Duration::from_secs(60), Duration::from_secs(100));
+        let judge = |attempts: &mut Attempts, left| attempts.judge_within(left, 429, Some(migration), 0.0);
+        assert_eq!(judge(&mut attempts, time_left), Verdict::TryAgainAfter(migration));
+        assert_eq!(judge(&mut attempts, time_left - migration), Verdict::FinalWithWish(migration));
+        let no_time = Attempts::default().judge_within(Duration::from_millis(50), 500, None, 0.0);
+        assert_eq!(no_time, Verdict::Final);
     }
 
     #[test]

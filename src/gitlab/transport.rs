@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 use serde_json::Value;
 
 use super::connections::Pool;
 use super::error::{CallError, ClientError};
 use super::tls::JobTls;
-use super::url;
+use super::{retry, url};
 use crate::secret::Secret;
+use crate::time;
 
 pub(super) const REQUEST_ID: &str = "x-request-id";
+const RATE_LIMIT_RESET: &str = "ratelimit-resettime";
 
 /// How a server is reached: the root of its API and the connections.
 #[derive(Clone, Debug)]
@@ -88,6 +90,11 @@ pub(super) async fn read_body(mut response: Response, limit: usize) -> (Bytes, O
 /// A header's value, where it has one that is text.
 pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// How long an answer asks us to wait.
+pub(super) fn wish(headers: &HeaderMap) -> Option<Duration> {
+    retry::wish(text(headers, RATE_LIMIT_RESET), text(headers, RETRY_AFTER.as_str()), time::now().utc)
 }
 
 /// A fresh id in the form of a random UUID without dashes.

@@ -8,6 +8,7 @@ use super::poller::Received;
 use super::served::ServedRunner;
 use crate::executors::Executor;
 use crate::gitlab::{COMPATIBLE_VERSION, REVISION};
+use crate::ids::JobId;
 use crate::job::failure::Fault;
 use crate::job::lifecycle::settings::{LifecycleSettings, RunnerSide};
 use crate::job::payload::Job;
@@ -77,6 +78,11 @@ impl Beginning {
         trace.masks.add_phrase(api.credentials.token.expose());
         prefixes.iter().for_each(|prefix| trace.masks.add_prefix(prefix));
         Self { lifecycle, trace, job, key, correlation_id: received.correlation_id, api }
+    }
+
+    /// The job's number.
+    pub fn id(&self) -> JobId {
+        self.api.credentials.id
     }
 
     /// Names this acceptance of a job among all there ever were.

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::job_records::{Ended, JobRecord, JobRecords};
+use super::remains::Remains;
 use super::telling::Line;
 use crate::executors::{Executor, FormerJob};
 use crate::fleeting::connector::Instance;
@@ -46,6 +47,7 @@ pub struct Ender {
     executor: Arc<Executor>,
     system_id: String,
     ended: mpsc::Sender<ReservationKey>,
+    remains: Remains,
 }
 
 /// Tells GitLab of them.
@@ -61,14 +63,19 @@ pub struct Teller {
 pub fn former_jobs(
     jobs: Vec<JobRecord>,
     records: JobRecords,
+    remains: Remains,
     executor: Executor,
     system_id: &str,
     client: Client,
 ) -> (Ender, Teller) {
     let (sender, ended) = mpsc::channel(jobs.len().max(1));
+    // Its instance may not be there now, and then nobody examines its slot.
+    for (job, stage) in jobs.iter().filter_map(|job| Some((job, job.stage.as_ref()?))) {
+        remains.note(&stage.instance, job.credentials.id, &job.name, &job.executor);
+    }
     let jobs: BTreeMap<_, _> = jobs.into_iter().map(|job| (job.key.clone(), job)).collect();
     let executor = Arc::new(executor);
-    let ender = Ender { jobs: jobs.clone(), executor, system_id: system_id.to_owned(), ended: sender };
+    let ender = Ender { jobs: jobs.clone(), executor, system_id: system_id.to_owned(), ended: sender, remains };
     (ender, Teller { line: Line::new(client, Line::permits()), records, jobs, ended })
 }
 
@@ -95,6 +102,11 @@ impl taskscaler::FormerJobs for Ender {
             result.map_err(|fault| fault.message)
         }
         .boxed()
+    }
+
+    fn clear(&self, instance: Instance) -> BoxFuture<'static, Result<(), String>> {
+        let (remains, executor, system_id) = (self.remains.clone(), self.executor.clone(), self.system_id.clone());
+        async move { remains.end(Arc::new(instance), &executor, &system_id).await }.boxed()
     }
 }
 

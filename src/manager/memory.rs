@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::job_records::{JobRecord, JobRecords};
+use super::remains::Remains;
 use super::served::ServeError;
-use crate::config::resolved::{Autoscaler, Runner};
+use crate::config::resolved::{Autoscaler, PluginConfig, Runner};
 use crate::fleeting::connector::HostKeys;
 use crate::ids::{ReservationKey, RunnerKey};
-use crate::journal::{Journal, JournalError, Journals};
+use crate::journal::{Journal, JournalError, Journals, Section};
 use crate::taskscaler::{Forgetful, Journaled, Store};
 
 /// One runner's part of the journal, as it was found at the start.
@@ -17,6 +18,7 @@ pub struct Memory {
     pub fleet: Arc<dyn Store>,
     pub host_keys: HostKeys,
     pub jobs: JobRecords,
+    pub remains: Remains,
     /// Jobs that an earlier manager left in the middle.
     pub former: Vec<JobRecord>,
     /// Those who had a slot then.
@@ -24,12 +26,13 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Remembers nothing: `state_storage.enabled = false`.
-    pub fn none() -> Self {
+    /// Of no manager before this one: `state_storage.enabled = false`.
+    fn fresh(remains: Remains) -> Self {
         Self {
             fleet: Arc::new(Forgetful),
             host_keys: HostKeys::default(),
             jobs: JobRecords::default(),
+            remains,
             former: Vec::new(),
             in_slots: BTreeSet::new(),
         }
@@ -40,20 +43,32 @@ impl Memory {
     /// # Errors
     /// It cannot be read: better not to serve the runner than to forget its fleet.
     pub fn recall(journals: &Journals, runner: &Runner, system_id: &str) -> Result<Self, ServeError> {
-        let Some(autoscaler) = runner.autoscaler.as_ref() else { return Ok(Self::none()) };
-        let Some(journal) = open(journals, autoscaler)? else { return Ok(Self::none()) };
+        let Some(autoscaler) = runner.autoscaler.as_ref() else { return Ok(Self::fresh(Remains::none())) };
+        let Some(journal) = open(journals, autoscaler)? else { return Ok(Self::fresh(remains(autoscaler, None)?)) };
         let key = runner.key();
         let fleet = Journaled::new(&journal, &key, system_id);
         let restored = fleet.load()?;
         let in_slots = restored.instances.iter().flat_map(|instance| instance.slots.values().cloned()).collect();
-        let jobs = JobRecords::new(journal.section(&format!("jobs/{system_id}/{key}")));
+        let section = journal.section(&format!("jobs/{system_id}/{key}"));
+        let jobs = JobRecords::new(section.clone());
         Ok(Self {
             host_keys: HostKeys::preloaded(fleet.host_keys()?),
             fleet: Arc::new(fleet),
             former: jobs.load()?,
+            remains: remains(autoscaler, Some(section))?,
             jobs,
             in_slots,
         })
+    }
+}
+
+/// Where instances are destroyed, nothing on them stays.
+fn remains(autoscaler: &Autoscaler, section: Option<Section>) -> Result<Remains, JournalError> {
+    match autoscaler.plugin_config {
+        PluginConfig::Static(_) => Remains::load(section),
+        PluginConfig::Aws(_) | PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) | PluginConfig::Local(_) => {
+            Ok(Remains::none())
+        }
     }
 }
 

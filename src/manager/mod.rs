@@ -8,7 +8,8 @@
 //! - [`actor`] is the loop that owns all of these as tasks; [`served`] is one runner with everything that acts
 //!   on it; [`shutdown`] says how the process stops.
 //! - [`memory`] is what a runner knows of its earlier life; [`job_records`] keeps accepted jobs in it, and
-//!   [`former_jobs`] ends those that an earlier manager left. [`capacity`] runs all that beside the taskscaler.
+//!   [`former_jobs`] ends those that an earlier manager left. [`remains`] remembers jobs of which something may run on
+//!   where instances stay, and ends that before they are used again. [`capacity`] runs all that beside the taskscaler.
 //! - [`registry`], [`metrics`] and [`observe`] show it to others.
 
 pub mod accept;
@@ -26,6 +27,7 @@ pub mod observe;
 pub mod offer;
 pub mod poller;
 pub mod registry;
+pub mod remains;
 pub mod scripts;
 pub mod served;
 pub mod shutdown;

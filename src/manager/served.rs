@@ -11,6 +11,7 @@ use super::former_jobs::former_jobs;
 use super::job_records::JobRecords;
 use super::memory::{self, Memory};
 use super::metrics::{ApiCalls, Metrics, RunnerLabels};
+use super::remains::Remains;
 use crate::config::resolved::{Config, ExecutorKind, Runner};
 use crate::executors::{Executor, Helpers};
 use crate::fleeting::connector::{DockerEndpoint, Transport};
@@ -36,6 +37,7 @@ pub struct ServedRunner {
     pub capacity: taskscaler::Handle,
     pub executor: Executor,
     pub records: JobRecords,
+    pub remains: Remains,
     pub labels: RunnerLabels,
     pub host_name: String,
     pub metrics: Arc<Metrics>,
@@ -105,16 +107,17 @@ impl Assembly {
         };
         let executor = Executor::new(config.clone(), self.helpers.clone())?;
         let client = self.client(runner, &labels)?;
-        let (group, capacity, records, begun) = match before {
+        let (group, capacity, (records, remains), begun) = match before {
             Some(before) => {
                 let autoscaler = runner.autoscaler.as_ref().ok_or(ServeError::NoAutoscaler)?;
                 before.group.reconfigure(&autoscaler.plugin_config, &autoscaler.connector_config)?;
                 before.capacity.reconfigure(taskscaler_settings(runner)?).await;
-                (before.group.clone(), before.capacity.clone(), before.records.clone(), None)
+                let kept = (before.records.clone(), before.remains.clone());
+                (before.group.clone(), before.capacity.clone(), kept, None)
             }
             None => {
-                let (group, handle, records, begun) = self.capacity(&config, &client).await?;
-                (group, handle, records, Some(begun))
+                let (group, handle, kept, begun) = self.capacity(&config, &client).await?;
+                (group, handle, kept, Some(begun))
             }
         };
         let served = ServedRunner {
@@ -125,6 +128,7 @@ impl Assembly {
             capacity,
             executor,
             records,
+            remains,
             labels,
             host_name: self.host_name.clone(),
             metrics: self.metrics.clone(),
@@ -178,7 +182,7 @@ impl Assembly {
         &self,
         runner: &Arc<Runner>,
         client: &Client,
-    ) -> Result<(Arc<dyn InstanceGroup>, taskscaler::Handle, JobRecords, Capacity), ServeError> {
+    ) -> Result<(Arc<dyn InstanceGroup>, taskscaler::Handle, (JobRecords, Remains), Capacity), ServeError> {
         let autoscaler = runner.autoscaler.as_ref().ok_or(ServeError::NoAutoscaler)?;
         let claim = self.in_use.claim(&runner.key()).ok_or(ServeError::StillDraining)?;
         let memory = self.recall(runner).await?;
@@ -188,8 +192,14 @@ impl Assembly {
         };
         let group = registry::provide(&autoscaler.plugin_config, &autoscaler.connector_config, &surroundings)?;
         let executor = Executor::new(runner.clone(), self.helpers.clone())?;
-        let (ender, teller) =
-            former_jobs(memory.former, memory.jobs.clone(), executor, &self.system_id, client.clone());
+        let (ender, teller) = former_jobs(
+            memory.former,
+            memory.jobs.clone(),
+            memory.remains.clone(),
+            executor,
+            &self.system_id,
+            client.clone(),
+        );
         let span = tracing::info_span!("taskscaler", runner = runner.short_token(), runner_name = runner.name);
         let (actor, handle) = taskscaler::Actor::new(taskscaler::Parts {
             group: group.clone(),
@@ -200,7 +210,12 @@ impl Assembly {
             holder: self.system_id.clone(),
             span: span.clone(),
         });
-        Ok((group, handle, memory.jobs, Capacity { actor, teller, in_slots: memory.in_slots, span, claim }))
+        Ok((
+            group,
+            handle,
+            (memory.jobs, memory.remains),
+            Capacity { actor, teller, in_slots: memory.in_slots, span, claim },
+        ))
     }
 
     async fn recall(&self, runner: &Arc<Runner>) -> Result<Memory, ServeError> {

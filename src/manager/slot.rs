@@ -10,7 +10,7 @@ use tracing::warn;
 use super::served::ServedRunner;
 use crate::config::resolved::{Autoscaler, PluginConfig};
 use crate::error_chain::Chain;
-use crate::ids::ReservationKey;
+use crate::ids::{JobId, ReservationKey};
 use crate::job::failure::Fault;
 use crate::taskscaler::{AcquireError, Acquisition, Release};
 
@@ -89,6 +89,13 @@ impl Slot {
     pub fn is_last_use(&self) -> bool {
         let held = self.acquisition.as_ref().zip(self.runner.config.autoscaler.as_ref());
         held.is_some_and(|(acquisition, autoscaler)| is_destroyed_after(autoscaler, acquisition.uses()))
+    }
+
+    /// Something of the job may be left on the instance: that is ended before the next job is given to it.
+    pub fn note_remains(&self, job: JobId, name: &str) {
+        if let Some(acquisition) = &self.acquisition {
+            self.runner.remains.note(acquisition.instance_id(), job, name, self.runner.executor.name());
+        }
     }
 
     /// Resolves when the instance is gone, with the reason.

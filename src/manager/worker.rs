@@ -31,8 +31,8 @@ use super::shutdown::Phase;
 use super::slot::Slot;
 use super::telling::{News, Untold};
 use crate::detached::{Exit, StageHandle};
-use crate::executors::{Environment, InstanceAccess, PrepareContext, StageRun};
-use crate::ids::ReservationKey;
+use crate::executors::{CleanUp, Environment, InstanceAccess, PrepareContext, StageRun};
+use crate::ids::{JobId, ReservationKey};
 use crate::job::failure::{FailureReason, Fault, FaultClass};
 use crate::job::lifecycle::{Action, Event, FinalResult, JobFailure, JobStatus, Level, Lifecycle, Outcome};
 use crate::job::stage::Stage;
@@ -193,17 +193,28 @@ enum WorkEnd {
 #[derive(Debug)]
 struct Rest {
     environment: Option<Environment<Sink>>,
+    /// A stage was abandoned: what it runs, nobody knows.
+    abandoned: bool,
+    job: (JobId, String),
     slot: Option<Slot>,
     release: Release,
 }
 
 impl Rest {
     async fn clean_up(self) {
-        if let Some(environment) = self.environment {
-            environment.cleanup().await;
-        }
-        if let Some(slot) = self.slot {
-            slot.release(self.release).await;
+        let cleaned = match self.environment {
+            Some(environment) => environment.cleanup().await,
+            None if self.abandoned => CleanUp::LeftBehind,
+            None => CleanUp::Done,
+        };
+        let Some(slot) = self.slot else { return };
+        match cleaned {
+            CleanUp::Done => slot.release(self.release).await,
+            CleanUp::LeftBehind => {
+                let (id, name) = &self.job;
+                slot.note_remains(*id, name);
+                slot.release(Release::Broken).await;
+            }
         }
     }
 }
@@ -222,6 +233,8 @@ struct Drive {
     scripts: Option<ScriptContext>,
     /// The loss of the instance has been told.
     is_lost: bool,
+    /// A stage was abandoned on the instance that the job has.
+    abandoned: bool,
     work: Option<Work>,
     /// Ends the work that is under way.
     stop: CancellationToken,
@@ -241,6 +254,7 @@ impl Drive {
             environment: None,
             scripts: None,
             is_lost: false,
+            abandoned: false,
             work: None,
             stop: CancellationToken::new(),
             release: Release::Finished,
@@ -257,7 +271,13 @@ impl Drive {
         loop {
             while let Some(action) = self.lifecycle.next_action() {
                 if let Some(result) = self.perform(action) {
-                    let rest = Rest { environment: self.environment, slot: self.slot, release: self.release };
+                    let rest = Rest {
+                        environment: self.environment,
+                        abandoned: self.abandoned,
+                        job: (self.beginning.id(), self.beginning.key),
+                        slot: self.slot,
+                        release: self.release,
+                    };
                     return (result, rest);
                 }
             }
@@ -310,7 +330,11 @@ impl Drive {
             Action::PrepareExecutor { attempt } => self.prepare(attempt),
             Action::RunStage { stage, attempt, job_status } => self.run_stage(stage, attempt, job_status),
             Action::StopPreparation | Action::StopStage => self.stop.cancel(),
-            Action::Abandon => self.work = None,
+            Action::Abandon => {
+                // A preparation has the slot with it, and is dropped together with it.
+                self.abandoned |= self.slot.is_some() && self.work.is_some();
+                self.work = None;
+            }
             Action::Finish(result) => return Some(result),
         }
         None
@@ -320,9 +344,11 @@ impl Drive {
         let Some(slot) = self.slot.take() else { return };
         let moves = std::mem::take(&mut self.is_lost);
         if moves {
-            // What is left there went with the instance.
+            // What is left there goes with the instance, or is ended before that is used again.
             self.environment = None;
+            self.abandoned = false;
             self.release = Release::Finished;
+            slot.note_remains(self.beginning.id(), &self.beginning.key);
         }
         self.stop = CancellationToken::new();
         let stop = self.stop.clone();
@@ -394,6 +420,7 @@ impl Drive {
             }
             WorkEnd::Prepared(mut slot, Err(fault)) => {
                 if fault.class == FaultClass::Unclassified && !self.stop.is_cancelled() {
+                    slot.note_remains(self.beginning.id(), &self.beginning.key);
                     slot.give_up_instance().await;
                 }
                 self.slot = Some(slot);

@@ -371,7 +371,8 @@ impl Actor {
             }
             Command::Prepare { instance } => {
                 let instance = self.instance(&instance);
-                self.call(calls::prepare(instance, self.parts.settings.readiness.clone()));
+                let (readiness, former_jobs) = (self.parts.settings.readiness.clone(), self.parts.former_jobs.clone());
+                self.call(calls::prepare(instance, readiness, former_jobs));
             }
             Command::Check { instance } => {
                 let instance = self.instance(&instance);

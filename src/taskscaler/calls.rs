@@ -40,6 +40,11 @@ pub trait FormerJobs: std::fmt::Debug + Send + Sync {
         slot: u32,
         key: ReservationKey,
     ) -> futures_util::future::BoxFuture<'static, Result<(), String>>;
+
+    /// Ends whatever else is known to be left on an instance that answers, before it counts as ready.
+    fn clear(&self, _instance: Instance) -> futures_util::future::BoxFuture<'static, Result<(), String>> {
+        std::future::ready(Ok(())).boxed()
+    }
 }
 
 /// Knows no way to end such jobs: their instances are replaced.
@@ -118,12 +123,16 @@ pub(super) async fn decrease(group: Arc<dyn InstanceGroup>, asked: Vec<InstanceI
 }
 
 /// The connector bounds this by `connector_config.timeout`.
-pub(super) async fn prepare(instance: Instance, readiness: Readiness) -> Event {
+pub(super) async fn prepare(instance: Instance, readiness: Readiness, former_jobs: Arc<dyn FormerJobs>) -> Event {
     let id = instance.id().clone();
     let ready = AssertUnwindSafe(instance.ready(&readiness)).catch_unwind().await;
     let result = match ready {
         Ok(result) => result.map_err(|error| Chain(&error).to_string()),
         Err(_) => Err("the check panicked".to_owned()),
+    };
+    let result = match result {
+        Ok(()) => bounded(EXAMINE_TIME, former_jobs.clear(instance)).await.and_then(|cleared| cleared),
+        Err(error) => Err(error),
     };
     Event::InstancePrepared { instance: id, result }
 }

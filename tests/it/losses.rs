@@ -6,7 +6,7 @@ use flotilla::sandbox::{Fault, JobStatus, On, SandboxJob};
 use tokio::time::sleep;
 
 use crate::harness::rig::{Rig, Setup};
-use crate::harness::{all, finish, for_each_executor, shows};
+use crate::harness::{EXECUTORS, all, finish, for_each_executor, processes_with, shows};
 
 /// Bytes that are no UTF-8, on both streams, before, during and after the loss.
 fn noise(lines: u32) -> String {
@@ -64,6 +64,40 @@ async fn a_network_that_is_cut_for_a_while_loses_and_repeats_no_byte() {
         assert_eq!(out, expected);
         assert_eq!(err.len(), 120);
     })
+    .await;
+}
+
+/// A static host is not destroyed when its link is down for longer than a loss may take to heal: the job fails, and
+/// its script runs on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_comes_back_runs_no_job_beside_one_that_was_lost() {
+    let tests = EXECUTORS.into_iter().flat_map(|executor| [false, true].map(|restarted| (executor, restarted)));
+    all(tests.map(|(executor, restarted)| async move {
+        let mut rig = Rig::boot(Setup { slots: 1, ..Setup::of(executor) }).await;
+        let word = format!("7654.{:05}", rand::random::<u16>());
+        let job = rig.enqueue(SandboxJob::new("lost", &["echo started", &format!("sleep {word}")]));
+        shows(&job, " started\n").await;
+        assert!(!processes_with(&word).is_empty());
+        rig.instance.set_link(false);
+        let (report, trace) = finish(&job).await;
+        assert_eq!(report.failure_reason, "runner_system_failure", "{trace}");
+        // Nobody tries any more to take its things away.
+        rig.manager.wait_log(match executor {
+            "instance" => "an abandoned job's folder: no answer",
+            _ => "something of a job was left on the engine",
+        });
+        if restarted {
+            rig.manager.kill();
+            rig.manager.start_again();
+        }
+        rig.instance.set_link(true);
+        let next = rig.enqueue(SandboxJob::new("next", &["echo started", "sleep 1"]));
+        shows(&next, " started\n").await;
+        assert_eq!(processes_with(&word), Vec::<u32>::new());
+        let (report, trace) = finish(&next).await;
+        assert_eq!(report.status, JobStatus::Success, "{trace}");
+        rig.leaves_nothing();
+    }))
     .await;
 }
 

@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng};
 use crate::harness::local::LocalRig;
 use crate::harness::process::flotilla;
 use crate::harness::rig::{Rig, Setup};
-use crate::harness::{LIMIT, eventually, finish, for_each_executor, shows, text, within};
+use crate::harness::{LIMIT, eventually, finish, for_each_executor, processes_with, shows, text, within};
 
 /// Kills of one run, unless `FLOTILLA_KILLS` says otherwise.
 const KILLS: u32 = 20;
@@ -317,15 +317,4 @@ fn kept(folder: &Path) -> (Vec<InstanceRecord>, usize) {
         instances.sort_by(|a, b| InstanceId::cmp(&a.id, &b.id));
         (instances, jobs)
     })
-}
-
-/// Processes of this machine with this word on their command line.
-fn processes_with(word: &str) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").expect("processes").flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let has_word = |pid: &u32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
-    };
-    pids.filter(has_word).collect()
 }

@@ -27,7 +27,7 @@ use crate::detached::wire::{Hello, Start};
 use crate::detached::{Exit, Place, StageFolder, StageHandle};
 use crate::executors::follow::{AgentLink, Task};
 use crate::executors::helper_binary::HelperBinary;
-use crate::executors::{JobTrace, ScriptFacts, StageRun};
+use crate::executors::{CleanUp, JobTrace, ScriptFacts, StageRun};
 use crate::ids::InstanceId;
 use crate::job::failure::{Fault, FaultClass};
 use crate::job::resolved::ResolvedJob;
@@ -174,7 +174,8 @@ impl<T: JobTrace> DockerEnvironment<T> {
             Ok(()) => Ok(environment),
             Err(fault) => {
                 environment.note_missing_program(&fault).await;
-                environment.cleanup().await;
+                // The fault has the instance given up, and with it what resists.
+                let _left = environment.cleanup().await;
                 Err(fault)
             }
         }
@@ -416,11 +417,11 @@ impl<T: JobTrace> DockerEnvironment<T> {
     }
 
     /// Removes containers, temporary volumes and the network; nothing where the instance goes anyway.
-    pub async fn cleanup(mut self) {
+    pub async fn cleanup(mut self) -> CleanUp {
         if self.ingredients.instance_is_disposable {
             self.leftovers.forget();
         }
-        self.leftovers.remove().await;
+        self.leftovers.remove().await
     }
 }
 

@@ -29,7 +29,8 @@ pub(crate) async fn end(
     let temporary = names::label_filter(job, short_token, &[("reusable", "false")]);
     volumes(engine, &temporary).await?.iter().for_each(|name| leftovers.note_volume(name));
     networks(engine, &labels).await?.iter().for_each(|id| leftovers.note_network(id));
-    leftovers.remove().await;
+    // What counts is what is there now.
+    let _left = leftovers.remove().await;
     let resisting = containers(engine, &labels).await?;
     if resisting.is_empty() {
         return Ok(());

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::client::Engine;
 use super::errors;
 use crate::backoff::Backoff;
+use crate::executors::CleanUp;
 use crate::time;
 
 /// How long a removal may take before it is left to the operator's clean-up.
@@ -68,9 +69,9 @@ impl Leftovers {
         self.things = Things::default();
     }
 
-    /// Removes everything noted. What resists is logged.
-    pub(crate) async fn remove(mut self) {
-        std::mem::take(&mut self.things).remove(self.engine.clone()).await;
+    /// Removes everything noted. What resists is logged; whether a container did, which may still run, comes back.
+    pub(crate) async fn remove(mut self) -> CleanUp {
+        std::mem::take(&mut self.things).remove(self.engine.clone()).await
     }
 }
 
@@ -79,7 +80,10 @@ impl Drop for Leftovers {
         let things = std::mem::take(&mut self.things);
         // Without a runtime there is no engine to talk to either.
         if !things.is_empty() && tokio::runtime::Handle::try_current().is_ok() {
-            self.tasks.spawn(things.remove(self.engine.clone()));
+            let removal = things.remove(self.engine.clone());
+            self.tasks.spawn(async move {
+                let _logged = removal.await;
+            });
         }
     }
 }
@@ -89,11 +93,11 @@ impl Things {
         self.containers.is_empty() && self.volumes.is_empty() && self.networks.is_empty()
     }
 
-    async fn remove(self, engine: Engine) {
+    async fn remove(self, engine: Engine) -> CleanUp {
         let removal = async {
             let (removal, api) = (Removal { engine: &engine, reach: Reach::default() }, &engine.api);
             let container = RemoveContainerOptionsBuilder::default().force(true).v(!self.keep_volumes).build();
-            join_all(self.containers.iter().map(|name| removal.container(name, &container))).await;
+            let ended = join_all(self.containers.iter().map(|name| removal.container(name, &container))).await;
             let force = RemoveVolumeOptionsBuilder::default().force(true).build();
             for name in &self.volumes {
                 removal.insist("volume", name, || api.remove_volume(name, Some(force.clone()))).await;
@@ -101,9 +105,15 @@ impl Things {
             for name in &self.networks {
                 removal.insist("network", name, || api.remove_network(name)).await;
             }
+            ended.into_iter().all(|ended| ended)
         };
-        if tokio::time::timeout(REMOVE_LIMIT, removal).await.is_err() {
-            tracing::warn!(containers = ?self.containers, volumes = ?self.volumes, networks = ?self.networks, "a job's leftovers were not removed in time");
+        match tokio::time::timeout(REMOVE_LIMIT, removal).await {
+            Ok(true) => CleanUp::Done,
+            Ok(false) => CleanUp::LeftBehind,
+            Err(_) => {
+                tracing::warn!(containers = ?self.containers, volumes = ?self.volumes, networks = ?self.networks, "a job's leftovers were not removed in time");
+                CleanUp::LeftBehind
+            }
         }
     }
 }
@@ -115,17 +125,25 @@ struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    async fn container(&self, name: &str, options: &RemoveContainerOptions) {
-        self.insist("container", name, || self.engine.api.remove_container(name, Some(options.clone()))).await;
+    async fn container(&self, name: &str, options: &RemoveContainerOptions) -> bool {
+        self.insist("container", name, || self.engine.api.remove_container(name, Some(options.clone()))).await
     }
 
     /// Tries until it is gone. An engine that is still at work on a thing, or on what uses it, says 409, or
-    /// 403 of a network; one that cannot be reached may be again over another connection.
-    async fn insist<F: Future<Output = Result<(), Error>>>(&self, kind: &str, name: &str, remove: impl Fn() -> F) {
+    /// 403 of a network; one that cannot be reached may be again over another connection. Whether it is gone.
+    async fn insist<F: Future<Output = Result<(), Error>>>(
+        &self,
+        kind: &str,
+        name: &str,
+        remove: impl Fn() -> F,
+    ) -> bool {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut refusals = 0;
         loop {
-            let Err(error) = remove().await else { return self.reach.answered() };
+            let Err(error) = remove().await else {
+                self.reach.answered();
+                return true;
+            };
             let status = errors::status(&error);
             let may_try_again = match status {
                 None => !self.engine.is_gone() && self.reach.may_try_again(time::now().instant),
@@ -134,13 +152,16 @@ impl Removal<'_> {
                     refusals += 1;
                     refusals < TRIES
                 }
-                Some(404) => return self.reach.answered(),
+                Some(404) => {
+                    self.reach.answered();
+                    return true;
+                }
                 Some(_) => false,
             };
             let error = errors::message(&error);
             if !may_try_again {
                 tracing::warn!(kind, name, error, "something of a job was left on the engine");
-                return;
+                return false;
             }
             tracing::debug!(kind, name, error, "not removed yet");
             tokio::time::sleep(backoff.next_wait()).await;
@@ -183,8 +204,16 @@ mod tests {
         });
         let mut leftovers = Leftovers::new(engine, TaskTracker::new(), false);
         leftovers.note_container("c");
-        leftovers.remove().await;
+        assert_eq!(leftovers.remove().await, CleanUp::Done);
         assert_eq!(asked.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn container_that_resists_is_said_to_be_left() {
+        let engine = FakeEngine::start(|_| Reply::Status(409, "{\"message\":\"device is busy\"}".to_owned()));
+        let mut leftovers = Leftovers::new(engine, TaskTracker::new(), false);
+        leftovers.note_container("c");
+        assert_eq!(leftovers.remove().await, CleanUp::LeftBehind);
     }
 
     #[test]

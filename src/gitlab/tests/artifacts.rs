@@ -127,7 +127,7 @@ async fn a_body_that_breaks_off_is_no_upload() {
     let credentials = running_job(&sandbox).await;
     let broken = stream::iter([Ok(Bytes::from_static(b"half")), Err(std::io::Error::other("disk gone"))]);
     let outcome = artifacts(&sandbox).upload(&credentials, &upload(), broken).await;
-    let UploadOutcome::Failed { status: None, message } = outcome else { panic!("{outcome:?}") };
+    let UploadOutcome::Failed { status: None, message, .. } = outcome else { panic!("{outcome:?}") };
     assert!(message.contains("disk gone"), "{message}");
     assert_eq!(sandbox.job(credentials.id).artifacts(), []);
 }

@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 
 use super::Job;
+use super::patience::{Patience, Tried};
 use crate::gitlab::artifacts::{DownloadOutcome, Route};
+use crate::gitlab::retry::{Attempts, LONGEST_WISH};
 use crate::helper::archive;
 use crate::helper::cli::ArtifactsDownloaderArgs;
 use crate::helper::console::{Console, Level};
@@ -25,6 +27,15 @@ pub(in crate::helper) fn download(
     environment: &Environment,
     console: &Console,
 ) -> Result<(), Failure> {
+    run(args, environment, console, &Attempts::default())
+}
+
+pub(super) fn run(
+    args: &ArtifactsDownloaderArgs,
+    environment: &Environment,
+    console: &Console,
+    attempts: &Attempts,
+) -> Result<(), Failure> {
     let Some(job) = Job::new(&args.job, environment)? else {
         return Err(Failure::Fatal("Incomplete arguments".to_owned()));
     };
@@ -39,14 +50,18 @@ pub(in crate::helper) fn download(
     let direct = args.direct_download.unwrap_or_else(|| environment.is_true("FF_USE_DIRECT_DOWNLOAD"));
     let meter = Meter::new("Downloading artifacts", &args.meter, environment);
     let runtime = runtime()?;
+    let patience = Patience { runtime: &runtime, console, context: "artifacts-downloader", attempts };
     let mut tries = 1;
     loop {
         let route = if direct && tries == 1 { Route::Direct } else { Route::ThroughGitlab };
-        meter.reset();
-        file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(|error| Failure::fatal(&error))?;
-        let copy = file.try_clone().map_err(|error| Failure::fatal(&error))?;
-        let mut to = Metered { file: tokio::fs::File::from_std(copy), meter: meter.clone() };
-        let outcome = runtime.block_on(meter.watch(job.client.download(&job.credentials, route, &mut to)));
+        // The command has no time of its own but the job's: any wait that is believed is waited for.
+        let Tried { outcome, wish } = patience.insist(LONGEST_WISH, |_| {
+            meter.reset();
+            file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(|error| Failure::fatal(&error))?;
+            let copy = file.try_clone().map_err(|error| Failure::fatal(&error))?;
+            let mut to = Metered { file: tokio::fs::File::from_std(copy), meter: meter.clone() };
+            Ok(runtime.block_on(meter.watch(job.client.download(&job.credentials, route, &mut to))))
+        })?;
         let Some(problem) = tell(&outcome, &job, console) else { break };
         if outcome.tries() == 1 || tries > args.retry.retry {
             return Err(Failure::Fatal(problem));
@@ -54,7 +69,7 @@ pub(in crate::helper) fn download(
         tries += 1;
         let fields = [("context", "artifacts-downloader"), ("error", problem.as_str())];
         console.line(Level::Warning, "Retrying...", &fields);
-        runtime.block_on(async { tokio::time::sleep(args.retry.retry_time).await });
+        patience.wait(args.retry.retry_time.max(wish));
     }
     extract(file, environment)
 }

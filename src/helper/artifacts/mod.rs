@@ -5,6 +5,7 @@
 
 mod body;
 mod download;
+mod patience;
 mod upload;
 
 use super::cli::JobArgs;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::backoff::Backoff;
+use crate::gitlab::retry::{Attempts, MAX_ATTEMPTS};
 use crate::helper::cli::{ArtifactsDownloaderArgs, ArtifactsUploaderArgs, Cli, Command};
 use crate::helper::console::tests::Written;
 use crate::helper::http_server::{Answer, Server};
@@ -12,6 +13,11 @@ use clap::Parser;
 
 fn waits() -> Backoff {
     Backoff::new(Duration::from_millis(1), Duration::from_millis(1))
+}
+
+/// The attempts of a real command, with waits that nobody feels.
+fn attempts() -> Attempts {
+    Attempts::waiting(waits())
 }
 
 fn environment(folder: &Path, url: &str) -> Environment {
@@ -68,7 +74,7 @@ fn artifacts_go_to_gitlab_and_come_back_alike() {
     let server = Server::start(vec![Answer::new(201, "{}")]);
     let (console, written) = Written::console();
     let args = uploader("--path out --name a/$NAME --expire-in 1week --artifact-type archive --artifact-format zip");
-    upload::run(&args, &environment(from.path(), &server.url()), &console, waits()).unwrap();
+    upload::run(&args, &environment(from.path(), &server.url()), &console, &attempts(), waits()).unwrap();
     assert_eq!(
         written.lines(),
         [
@@ -109,6 +115,7 @@ fn reports_go_as_gzip() {
         &uploader("--path junit.xml --name junit --artifact-format gzip --artifact-type junit"),
         &environment(from.path(), &server.url()),
         &console,
+        &attempts(),
         waits(),
     )
     .unwrap();
@@ -124,7 +131,14 @@ fn reports_go_as_gzip() {
 fn nothing_to_upload_is_no_failure() {
     let from = tempfile::tempdir().unwrap();
     let (console, written) = Written::console();
-    upload::run(&uploader("--path none"), &environment(from.path(), "http://127.0.0.1:1"), &console, waits()).unwrap();
+    upload::run(
+        &uploader("--path none"),
+        &environment(from.path(), "http://127.0.0.1:1"),
+        &console,
+        &attempts(),
+        waits(),
+    )
+    .unwrap();
     assert_eq!(written.lines().last().unwrap(), "ERROR: No files to upload");
 }
 
@@ -134,7 +148,7 @@ fn missing_credentials_end_both_commands() {
     let (console, _) = Written::console();
     let empty = Environment::new([], folder.path().to_owned());
     assert_eq!(
-        failed(upload::run(&uploader("--path x --url http://x --token t"), &empty, &console, waits())),
+        failed(upload::run(&uploader("--path x --url http://x --token t"), &empty, &console, &attempts(), waits())),
         "Missing runner credentials"
     );
     assert_eq!(failed(download(&downloader("--url http://x --id 1"), &empty, &console)), "Incomplete arguments");
@@ -146,26 +160,96 @@ fn missing_credentials_end_both_commands() {
 fn each_answer_has_its_number_of_tries() {
     let from = tempfile::tempdir().unwrap();
     fs::write(from.path().join("a"), "x").unwrap();
-    for (status, tries, line, problem) in [
-        (403, 1, "ERROR: Uploading artifacts to coordinator... 403 Forbidden", "permission denied"),
-        (413, 1, "ERROR: Uploading artifacts to coordinator... 413", "too large"),
+    let pushed_back = MAX_ATTEMPTS as usize;
+    for (status, tries, attempts_of_each, line, problem) in [
+        (403, 1, 1, "ERROR: Uploading artifacts to coordinator... 403 Forbidden", "permission denied"),
+        (413, 1, 1, "ERROR: Uploading artifacts to coordinator... 413", "too large"),
         (
             500,
             3,
+            pushed_back,
             "WARNING: Uploading artifacts to coordinator... 500 Internal Server Error",
             "500 Internal Server Error",
         ),
-        (503, 6, "ERROR: Uploading artifacts to coordinator... 503 Service Unavailable", "503 Service Unavailable"),
+        (
+            503,
+            6,
+            pushed_back,
+            "ERROR: Uploading artifacts to coordinator... 503 Service Unavailable",
+            "503 Service Unavailable",
+        ),
     ] {
-        let server = Server::start(vec![Answer::new(status, ""); 10]);
+        let server = Server::start(vec![Answer::new(status, ""); 40]);
         let (console, written) = Written::console();
-        let outcome = upload::run(&uploader("--path a"), &environment(from.path(), &server.url()), &console, waits());
+        let outcome = upload::run(
+            &uploader("--path a"),
+            &environment(from.path(), &server.url()),
+            &console,
+            &attempts(),
+            waits(),
+        );
         assert_eq!(failed(outcome), problem);
-        assert_eq!(server.requests().len(), tries, "{status}");
+        assert_eq!(server.requests().len(), tries * attempts_of_each, "{status}");
         let lines = written.lines();
         assert!(lines[1].starts_with(line), "{lines:?}");
         assert_eq!(lines.iter().filter(|line| line.starts_with("WARNING: Retrying...")).count(), tries - 1);
     }
+}
+
+#[test]
+fn a_server_that_pushes_back_costs_an_upload_no_try_and_its_wait_is_kept() {
+    let from = tempfile::tempdir().unwrap();
+    fs::write(from.path().join("a"), "x").unwrap();
+    let busy = Answer::new(429, "").with_header("Retry-After", "1");
+    let server = Server::start(vec![
+        Answer::new(500, ""),
+        Answer::new(504, ""),
+        Answer::new(408, ""),
+        busy,
+        Answer::new(201, ""),
+    ]);
+    let (console, written) = Written::console();
+    upload::run(&uploader("--path a"), &environment(from.path(), &server.url()), &console, &attempts(), waits())
+        .unwrap();
+    assert_eq!(
+        written.lines()[1..],
+        [
+            "WARNING: Waiting as the server asks...              context=artifacts-uploader status=429 wait=1s",
+            "Uploading artifacts to coordinator... 201 Created   id=42 status=201 token=64_abcdef",
+        ]
+    );
+    let requests = server.requests();
+    assert!(
+        requests.iter().all(|request| part(&request.body) == part(&requests[0].body)),
+        "each has the whole archive"
+    );
+}
+
+#[test]
+fn a_wait_that_an_uploads_time_does_not_hold_is_not_begun() {
+    let from = tempfile::tempdir().unwrap();
+    fs::write(from.path().join("a"), "x").unwrap();
+    let busy = Answer::new(429, "").with_header("Retry-After", "60");
+    let server = Server::start(vec![busy, Answer::new(201, "")]);
+    let (console, written) = Written::console();
+    let args = uploader("--path a --timeout 2s");
+    upload::run(&args, &environment(from.path(), &server.url()), &console, &attempts(), waits()).unwrap();
+    assert!(!written.text().contains("Waiting"), "{:?}", written.lines());
+    assert_eq!(written.lines().iter().filter(|line| line.starts_with("WARNING: Retrying...")).count(), 1);
+}
+
+#[test]
+fn a_server_that_pushes_back_costs_a_download_no_try() {
+    let to = tempfile::tempdir().unwrap();
+    let server = Server::start(vec![Answer::new(429, ""), Answer::new(503, ""), Answer::new(200, "<html>")]);
+    let (console, written) = Written::console();
+    let args = downloader("--retry 0");
+    let outcome = download::run(&args, &environment(to.path(), &server.url()), &console, &attempts());
+    assert!(failed(outcome).starts_with("reading the archive"));
+    assert_eq!(
+        written.lines(),
+        ["Downloading artifacts from coordinator... ok        id=42 status=200 token=64_abcdef"]
+    );
 }
 
 #[test]
@@ -178,6 +262,7 @@ fn each_try_has_the_whole_archive() {
         &uploader("--path a --compression-level fastest"),
         &environment(from.path(), &server.url()),
         &console,
+        &attempts(),
         waits(),
     )
     .unwrap();
@@ -194,7 +279,8 @@ fn a_redirected_upload_goes_to_the_other_server() {
     let location = format!("{}/somewhere", other.url());
     let server = Server::start(vec![Answer::new(307, "").with_header("Location", &location)]);
     let (console, written) = Written::console();
-    upload::run(&uploader("--path a"), &environment(from.path(), &server.url()), &console, waits()).unwrap();
+    upload::run(&uploader("--path a"), &environment(from.path(), &server.url()), &console, &attempts(), waits())
+        .unwrap();
     assert_eq!(other.requests()[0].target, "/api/v4/jobs/42/artifacts");
     assert!(written.lines()[1].starts_with("Upload request redirected"));
 }
@@ -210,6 +296,7 @@ fn an_answer_before_the_end_of_the_body_ends_the_archive() {
         &uploader("--path a --compression-level fastest"),
         &environment(from.path(), &server.url()),
         &console,
+        &attempts(),
         waits(),
     );
     // The connection may break before the answer is read: then it is a failure without a status.
@@ -226,7 +313,7 @@ fn an_archive_that_cannot_be_made_ends_the_upload_without_a_whole_body() {
     let (console, _) = Written::console();
     let args = uploader("--path a --path b --artifact-format raw --artifact-type x");
     assert_eq!(
-        failed(upload::run(&args, &environment(from.path(), &server.url()), &console, waits())),
+        failed(upload::run(&args, &environment(from.path(), &server.url()), &console, &attempts(), waits())),
         "only one file can be sent as raw"
     );
     assert!(server.requests().is_empty(), "a request that breaks off is no request");
@@ -241,6 +328,7 @@ fn formats_that_are_not_served_are_said() {
         &uploader("--path a --artifact-format zipzstd"),
         &environment(from.path(), "http://127.0.0.1:1"),
         &console,
+        &attempts(),
         waits(),
     );
     assert_eq!(failed(outcome), "archive format \"zipzstd\" is not supported yet: use zip");
@@ -269,10 +357,10 @@ fn downloads_that_cannot_succeed_are_not_tried_again() {
 #[test]
 fn later_tries_of_a_download_go_through_gitlab() {
     let to = tempfile::tempdir().unwrap();
-    let server = Server::start(vec![Answer::new(500, ""), Answer::new(502, ""), Answer::new(500, "")]);
+    let server = Server::start(vec![Answer::new(501, ""), Answer::new(505, ""), Answer::new(501, "")]);
     let (console, written) = Written::console();
     let outcome = download(&downloader("--retry 2 --retry-time 1ms"), &environment(to.path(), &server.url()), &console);
-    assert!(failed(outcome).starts_with("500 "));
+    assert!(failed(outcome).starts_with("501 "));
     let targets: Vec<_> = server.requests().into_iter().map(|request| request.target).collect();
     assert_eq!(
         targets,

@@ -1,7 +1,7 @@
 //! `artifacts-uploader`: selects files and sends them as one archive that is made on the way.
 //!
-//! Each try makes the archive anew, since it is kept nowhere. Which answers are worth another try is
-//! GitLab's contract (`UploadOutcome::tries`).
+//! Each attempt makes the archive anew, since it is kept nowhere. Which answers are worth another try is
+//! GitLab's contract (`UploadOutcome::tries`), and within a try the server may push back.
 
 use std::path::Path;
 use std::thread;
@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Job;
 use super::body::{BodyWriter, body};
+use super::patience::{Patience, Tried};
 use crate::backoff::Backoff;
 use crate::error_chain::Chain;
 use crate::gitlab::artifacts::{ArtifactUpload, UploadOutcome};
+use crate::gitlab::retry::Attempts;
 use crate::helper::archive::{self, ArchiveError, Compression, Format};
 use crate::helper::cli::ArtifactsUploaderArgs;
 use crate::helper::console::{Console, Level};
@@ -37,13 +39,14 @@ pub(in crate::helper) fn upload(
     environment: &Environment,
     console: &Console,
 ) -> Result<(), Failure> {
-    run(args, environment, console, Backoff::new(FIRST_WAIT, LONGEST_WAIT))
+    run(args, environment, console, &Attempts::default(), Backoff::new(FIRST_WAIT, LONGEST_WAIT))
 }
 
 pub(super) fn run(
     args: &ArtifactsUploaderArgs,
     environment: &Environment,
     console: &Console,
+    attempts: &Attempts,
     waits: Backoff,
 ) -> Result<(), Failure> {
     let Some(job) = Job::new(&args.job, environment)? else {
@@ -78,7 +81,7 @@ pub(super) fn run(
         meter: Meter::new("Uploading artifacts", &args.meter, environment),
         console,
     };
-    uploader.run(waits)
+    uploader.run(attempts, waits)
 }
 
 fn limit(timeout: Duration) -> Duration {
@@ -104,28 +107,29 @@ struct Uploader<'a> {
 }
 
 impl Uploader<'_> {
-    fn run(mut self, mut waits: Backoff) -> Result<(), Failure> {
+    fn run(mut self, attempts: &Attempts, mut waits: Backoff) -> Result<(), Failure> {
         let mut tries = 1;
         loop {
-            let outcome = self.attempt()?;
+            let patience =
+                Patience { runtime: &self.runtime, console: self.console, context: "artifacts-uploader", attempts };
+            let Tried { outcome, wish } = patience.insist(self.timeout, |left| self.attempt(left))?;
             let Some(problem) = self.tell(&outcome) else { return Ok(()) };
             let allowed = outcome.tries();
-            if let UploadOutcome::Redirected(client) = outcome {
-                self.job.client = client;
-            }
             if tries >= allowed {
                 return Err(Failure::Fatal(problem));
             }
             tries += 1;
             let fields = [("context", "artifacts-uploader"), ("error", problem.as_str())];
             self.console.line(Level::Warning, "Retrying...", &fields);
-            let wait = waits.next_wait();
-            self.runtime.block_on(async { tokio::time::sleep(wait).await });
+            patience.wait(waits.next_wait().max(wish.min(self.timeout)));
+            if let UploadOutcome::Redirected(client) = outcome {
+                self.job.client = client;
+            }
         }
     }
 
-    /// One try. An archive that cannot be made ends the command: the next would fail as well.
-    fn attempt(&self) -> Result<UploadOutcome, Failure> {
+    /// One attempt. An archive that cannot be made ends the command: the next would fail as well.
+    fn attempt(&self, limit: Duration) -> Result<UploadOutcome, Failure> {
         self.meter.reset();
         let stopped = CancellationToken::new();
         let (writer, stream) = body(self.runtime.handle(), stopped.clone(), self.meter.clone());
@@ -133,11 +137,13 @@ impl Uploader<'_> {
             let archiver = scope.spawn(|| self.archive(writer));
             let call = self.job.client.upload(&self.job.credentials, &self.upload, stream);
             let outcome = self.runtime.block_on(self.meter.watch(async {
-                match tokio::time::timeout(self.timeout, call).await {
+                match tokio::time::timeout(limit, call).await {
                     Ok(outcome) => outcome,
-                    Err(_) => {
-                        UploadOutcome::Failed { status: None, message: format!("no end within {:?}", self.timeout) }
-                    }
+                    Err(_) => UploadOutcome::Failed {
+                        status: None,
+                        message: format!("no end within {:?}", self.timeout),
+                        push_back: None,
+                    },
                 }
             }));
             stopped.cancel();
@@ -174,8 +180,10 @@ impl Uploader<'_> {
             }
             UploadOutcome::Forbidden { message } => (Level::Error, "403", message.as_str(), Some("permission denied")),
             UploadOutcome::TooLarge { message } => (Level::Error, "413", message.as_str(), Some("too large")),
-            UploadOutcome::Unavailable { message } => (Level::Error, "503", message.as_str(), Some(message.as_str())),
-            UploadOutcome::Failed { status, message } => {
+            UploadOutcome::Unavailable { message, .. } => {
+                (Level::Error, "503", message.as_str(), Some(message.as_str()))
+            }
+            UploadOutcome::Failed { status, message, .. } => {
                 let status = status.map(|status| status.to_string()).unwrap_or_default();
                 let (level, result) =
                     if status.is_empty() { (Level::Error, "error") } else { (Level::Warning, message.as_str()) };

@@ -16,6 +16,8 @@
 //!
 //! What it must not do: look at files.
 
+use std::collections::BTreeMap;
+
 use thiserror::Error;
 
 /// Most alternatives that the braces of one pattern may amount to: each group multiplies them.
@@ -77,10 +79,22 @@ struct State {
 impl Pattern {
     /// Reads a pattern.
     pub(super) fn new(text: &str) -> Result<Self, PatternError> {
-        let mut alternatives = Vec::new();
-        expand_braces(text, &mut alternatives)?;
+        Self::of_alternatives(&alternatives(text)?)
+    }
+
+    /// The alternatives of a pattern by the folder in which their matches lie as far as it is written out, that is
+    /// before the first character with a meaning; empty for the root.
+    pub(super) fn by_folder(text: &str) -> Result<BTreeMap<String, Self>, PatternError> {
+        let mut folders: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for alternative in alternatives(text)? {
+            folders.entry(literal_folder(&alternative).to_owned()).or_default().push(alternative);
+        }
+        folders.into_iter().map(|(folder, alternatives)| Ok((folder, Self::of_alternatives(&alternatives)?))).collect()
+    }
+
+    fn of_alternatives(alternatives: &[String]) -> Result<Self, PatternError> {
         let (mut tokens, mut starts) = (Vec::new(), Vec::new());
-        for alternative in &alternatives {
+        for alternative in alternatives {
             starts.push(State { token: tokens.len(), inside: false });
             compile(alternative, &mut tokens)?;
             tokens.push(Token::End);
@@ -166,14 +180,19 @@ pub(super) fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '[', '{'])
 }
 
-/// The folder that a pattern's matches lie in as far as it is written out: what stands before the last
-/// slash before the first character with a meaning. Empty for the root.
-pub(super) fn literal_folder(pattern: &str) -> &str {
-    let first_meta = pattern.find(['*', '?', '[', '{']).unwrap_or(pattern.len());
+/// What stands before the last slash before the first character with a meaning.
+fn literal_folder(pattern: &str) -> &str {
+    let first_meta = pattern.find(['*', '?', '[', '{', '\\']).unwrap_or(pattern.len());
     pattern.get(..first_meta).and_then(|literal| literal.rsplit_once('/')).map_or("", |(folder, _)| folder)
 }
 
-/// All texts that the braces stand for.
+fn alternatives(text: &str) -> Result<Vec<String>, PatternError> {
+    let mut alternatives = Vec::new();
+    expand_braces(text, &mut alternatives)?;
+    Ok(alternatives)
+}
+
+/// Appends all texts that the braces stand for.
 fn expand_braces(text: &str, alternatives: &mut Vec<String>) -> Result<(), PatternError> {
     let Some(Group { before, choices, after }) = first_group(text)? else {
         if alternatives.len() == MAX_ALTERNATIVES {

@@ -139,9 +139,15 @@ fn a_walk_learns_where_nothing_can_match() {
 
 #[test]
 fn the_literal_folder_ends_before_the_first_meta_character() {
-    for (pattern, folder) in
-        [("a/b/*.txt", "a/b"), ("*.txt", ""), ("a/b*/c/d", "a"), ("a/{b,c}", "a"), ("a/b/c", "a/b"), ("a", "")]
-    {
+    for (pattern, folder) in [
+        ("a/b/*.txt", "a/b"),
+        ("*.txt", ""),
+        ("a/b*/c/d", "a"),
+        ("a/{b,c}", "a"),
+        ("a/b/c", "a/b"),
+        (r"a/\*b/c", "a"),
+        ("a", ""),
+    ] {
         assert_eq!(literal_folder(pattern), folder, "{pattern}");
     }
 }

@@ -199,6 +199,7 @@ impl Agent {
             executable: self.executable.clone(),
             shell: self.shell.clone(),
             git,
+            releases: true,
         })
     }
 
@@ -266,6 +267,11 @@ impl Agent {
                 }
                 Err(error) => self.answer(&lost(id, format!("cannot follow the stage: {error}"))),
             },
+            Request::Release { folder, before } => {
+                // Where the file system has no holes, the file keeps its room until it is removed.
+                Folder::new(&self.options.root, &folder).release_output(before).unwrap_or_default();
+                Ok(())
+            }
             Request::Stop { folder, grace_ms } => {
                 let folder = Folder::new(&self.options.root, &folder);
                 // A stage that cannot be asked has no keeper; whoever follows it is told so.
@@ -320,6 +326,11 @@ impl Agent {
     fn follow(&self, folder: &StageFolder, from: u64) -> io::Result<Follow> {
         let folder = Folder::new(&self.options.root, folder);
         let output = folder.open_output()?;
+        // What is not there any more must not be taken for what the stage printed.
+        let released = folder.released()?;
+        if from < released {
+            return Err(io::Error::other(format!("its output before byte {released} was delivered and is gone")));
+        }
         let watch = self.inotify.as_ref().and_then(|inotify| {
             let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
             inotify::add_watch(inotify.as_fd(), folder.path(), flags).ok()

@@ -6,6 +6,7 @@
 //! | `script` | agent | the shell's standard input; deleted when the shell has ended, as it holds secrets |
 //! | `lock` | agent, inherited by the keeper | locked for as long as a keeper lives |
 //! | `output` | keeper | [`crate::detached::records`] |
+//! | `released` | agent | how much of `output` from its beginning is delivered and gone: a hole |
 //! | `control` | anyone | a FIFO into the keeper: a request to stop |
 //! | `process` | keeper | process group and start time of the shell |
 //! | `exit` | keeper | how the shell ended; appears whole, after all output |
@@ -16,7 +17,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::fs::{CWD, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
@@ -95,6 +96,33 @@ impl Folder {
 
     pub fn append_output(&self) -> io::Result<File> {
         OpenOptions::new().append(true).open(self.0.join("output"))
+    }
+
+    /// Gives back the room of the output before this byte. Positions stay what they are, and the keeper appends.
+    ///
+    /// # Errors
+    /// Among others, the file system cannot make holes.
+    pub fn release_output(&self, before: u64) -> io::Result<()> {
+        if before <= self.released()? {
+            return Ok(());
+        }
+        let output = OpenOptions::new().write(true).open(self.0.join("output"))?;
+        // Never beyond what is there: the keeper writes on where the file ends.
+        let before = before.min(output.metadata()?.len());
+        // Said before it is done, so that nobody takes a hole for output.
+        fs::write(self.0.join("released.part"), before.to_string())?;
+        fs::rename(self.0.join("released.part"), self.0.join("released"))?;
+        rustix::fs::fallocate(&output, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, before)?;
+        Ok(())
+    }
+
+    /// Where the output that is still there begins.
+    pub fn released(&self) -> io::Result<u64> {
+        match fs::read_to_string(self.0.join("released")) {
+            Ok(text) => text.parse().map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// The reader's end of the FIFO. Opened for both directions, so it never reports an end.

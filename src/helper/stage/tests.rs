@@ -40,6 +40,29 @@ fn ending_is_there_whole_or_not_at_all() {
 }
 
 #[test]
+fn released_output_leaves_its_place_and_is_known_to_be_gone() {
+    use std::io::Write as _;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    let root = tempfile::tempdir().unwrap();
+    let folder = Folder::at(root.path().join("stage"));
+    assert!(folder.raise_fence().unwrap());
+    let _inherited = folder.fill("true").unwrap();
+    let mut output = folder.append_output().unwrap();
+    output.write_all(&[7; 1 << 20]).unwrap();
+    let room = || folder.open_output().unwrap().metadata().unwrap().blocks() * 512;
+    assert_eq!(folder.released().unwrap(), 0);
+    for (release, released) in [(1_000_000, 1_000_000), (10, 1_000_000), (9 << 20, 1 << 20)] {
+        folder.release_output(release).unwrap();
+        assert_eq!(folder.released().unwrap(), released);
+        assert!(room() < 128 << 10, "{}", room());
+    }
+    output.write_all(b"more").unwrap();
+    let mut more = [0; 4];
+    folder.open_output().unwrap().read_exact_at(&mut more, 1 << 20).unwrap();
+    assert_eq!(&more, b"more");
+}
+
+#[test]
 fn stop_without_a_keeper_is_no_error() {
     let root = tempfile::tempdir().unwrap();
     let folder = Folder::at(root.path().join("stage"));

@@ -1,5 +1,6 @@
 //! Stages in real shells, through real agents and keepers.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -223,6 +224,28 @@ async fn much_output_arrives_whole() {
         run(root.path(), "head -c 20000000 /dev/zero; head -c 1000000 /dev/zero >&2", &[5_000_000]).await;
     assert_eq!(exit.unwrap(), Exit::Code(0));
     assert_eq!((trace.stdout().len(), trace.stderr().len()), (20_000_000, 1_000_000));
+}
+
+#[tokio::test]
+async fn delivered_output_leaves_the_disk_of_the_instance() {
+    const MUCH: usize = 100 << 20;
+    let root = tempfile::tempdir().unwrap();
+    let script = format!("head -c {MUCH} /dev/zero | tr '\\0' x; echo end");
+    // A stream that breaks has another go on where nothing is released yet.
+    let (exit, trace, streams) = run(root.path(), &script, &[30 << 20, 1 << 20]).await;
+    assert_eq!((exit.unwrap(), streams), (Exit::Code(0), 3));
+    let stdout = trace.stdout();
+    let (printed, end) = stdout.split_at(MUCH);
+    assert!(printed.iter().all(|byte| *byte == b'x') && end == b"end\n", "the trace is not what was printed");
+    let output = root.path().join("job/step_script-0/output");
+    let room = || std::fs::metadata(&output).unwrap().blocks() * 512;
+    until(|| room() < 8 << 20).await;
+    assert!(std::fs::metadata(&output).unwrap().len() > MUCH as u64, "positions stay");
+    let dialer = BreakingAgents { root: root.path().to_owned(), breaks: vec![], opened: Arc::default() };
+    let mut link = AgentLink::new(dialer, None, Duration::from_secs(15));
+    let again = Task::Resume(StageFolder::new("job", "step_script", 0), Position::default());
+    let fault = link.run(again, &trace, &CancellationToken::new(), &mut |_| ()).await.unwrap_err();
+    assert!(fault.message.contains("was delivered and is gone"), "{}", fault.message);
 }
 
 /// How many bytes an agent says before it is asked anything.

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use flotilla::detached::Exit;
-use flotilla::executors::{Helpers, StageRun};
+use flotilla::executors::{CleanUp, Helpers, StageRun};
 use flotilla::job::failure::{FailureReason, FaultClass};
 use flotilla::job::stage::{Stage, StepName};
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ async fn job_runs_in_one_container_and_leaves_nothing() {
     let name = format!("runner-{}-project-42-concurrent-0", bench.short_token());
     assert_eq!(text(&bench.trace.stdout()), format!("0\n{name}\n0000\n0022\nhello\nx\n"));
     assert_eq!(leftovers(&bench).len(), 2, "the container, and the volume of its builds");
-    environment.cleanup().await;
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
     assert_eq!(leftovers(&bench), Vec::<String>::new());
 }
 
@@ -55,7 +55,7 @@ async fn user_of_the_image_may_write_where_the_job_works() {
     let script = "id -u; touch /builds/x && echo written";
     assert_eq!(stage(&mut environment, "step_script", script).await.unwrap(), Exit::Code(0));
     assert_eq!(text(&bench.trace.stdout()), "1000\nwritten\n");
-    environment.cleanup().await;
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +71,7 @@ async fn entrypoint_speaks_first_and_must_run_its_command() {
     assert_eq!(stage(&mut environment, "step_script", "echo script").await.unwrap(), Exit::Code(0));
     let printed = text(&bench.trace.stdout());
     assert!(printed.contains("welcome\n") && printed.contains("hint\n") && printed.ends_with("script\n"), "{printed}");
-    environment.cleanup().await;
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
     let fault = bench.prepare(with("echo no; exit 5")).await.unwrap_err();
     assert_eq!(fault.reason(), FailureReason::ScriptFailure);
     assert!(fault.message.contains("exit code 5"), "{}", fault.message);
@@ -109,7 +109,7 @@ async fn killed_container_gives_up_its_output_and_can_be_made_again() {
     assert!(fault.message.contains("exit code 137"), "{fault:?}");
     assert_eq!(bench.trace.stdout(), b"before\n");
     assert_eq!(stage(&mut environment, "after_script", "echo again").await.unwrap(), Exit::Code(0));
-    environment.cleanup().await;
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
     assert_eq!(leftovers(&bench), Vec::<String>::new());
 }
 
@@ -130,7 +130,7 @@ async fn helper_image_runs_the_runners_own_stages() {
     assert_eq!(stage(&mut environment, "get_sources", "id -u; echo shared > /builds/x").await.unwrap(), Exit::Code(0));
     assert_eq!(stage(&mut environment, "step_script", "id -u; cat /builds/x").await.unwrap(), Exit::Code(0));
     assert_eq!(text(&bench.trace.stdout()), "1000\n0\nshared\n");
-    environment.cleanup().await;
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
     assert_eq!(leftovers(&bench), Vec::<String>::new());
 }
 
@@ -153,7 +153,7 @@ async fn cancel_ends_the_stage_and_the_container_goes_on() {
     assert_eq!(exit.unwrap(), Exit::Code(1));
     assert!(cancelled.elapsed() < Duration::from_secs(5), "{:?}", cancelled.elapsed());
     assert_eq!(stage(&mut environment, "after_script", "true").await.unwrap(), Exit::Code(0));
-    environment.cleanup().await;
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
     assert_eq!(leftovers(&bench), Vec::<String>::new());
 }
 
@@ -174,7 +174,7 @@ async fn lost_connections_change_nothing_in_the_trace() {
     assert_eq!(stage(&mut environment, "after_script", script).await.unwrap(), Exit::Code(3));
     let undisturbed = bench.trace.take_stdout();
     assert!(disturbed == undisturbed && disturbed.len() > 8_000, "the trace of a disturbed run differs");
-    environment.cleanup().await;
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
     assert_eq!(leftovers(&bench), Vec::<String>::new());
 }
 
@@ -189,11 +189,11 @@ async fn pruned_helper_volume_is_filled_again_by_the_next_try() {
     let name = helpers().for_architecture(std::env::consts::ARCH).await.unwrap().name.clone();
     let bench = Bench::new("docker-autoscaler", QUIET, helpers());
 
-    bench.prepare(json!({})).await.unwrap().cleanup().await;
+    assert_eq!(bench.prepare(json!({})).await.unwrap().cleanup().await, CleanUp::Done);
     run("docker", &["volume", "rm", &name]);
     let fault = bench.prepare(json!({})).await.unwrap_err();
     assert!(fault.message.contains("flotilla-helper"), "{fault:?}");
-    bench.prepare(json!({})).await.unwrap().cleanup().await;
+    assert_eq!(bench.prepare(json!({})).await.unwrap().cleanup().await, CleanUp::Done);
     assert_eq!(leftovers(&bench), Vec::<String>::new());
     run("docker", &["volume", "rm", &name]);
 }

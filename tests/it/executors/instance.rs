@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use flotilla::detached::Exit;
-use flotilla::executors::InstanceAccess;
+use flotilla::executors::{CleanUp, InstanceAccess};
 use serde_json::json;
 
 use super::bench::{Bench, own_helpers, stage};
@@ -34,7 +34,7 @@ async fn job_runs_in_the_home_and_leaves_no_folder_of_its_stages() {
     assert_eq!(crate::harness::text(&bench.trace.stdout()), format!("{home}\n"));
     assert!(!bench.trace.stderr().is_empty(), "bash says its version");
     assert_eq!(folders(&bench), 1);
-    environment.cleanup().await;
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
     assert_eq!(folders(&bench), 0);
 }
 
@@ -55,7 +55,7 @@ async fn lost_connections_change_nothing_in_the_trace() {
     assert_eq!(stage(&mut environment, "after_script", script).await.unwrap(), Exit::Code(3));
     let undisturbed = bench.trace.take_stdout();
     assert!(disturbed == undisturbed && disturbed.len() > 8_000, "the trace of a disturbed run differs");
-    environment.cleanup().await;
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
 }
 
 #[tokio::test(flavor = "multi_thread")]

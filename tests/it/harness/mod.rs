@@ -7,6 +7,7 @@ pub(crate) mod namespace;
 pub(crate) mod process;
 pub(crate) mod rig;
 
+use std::fs;
 use std::future::Future;
 use std::process::Command;
 use std::time::Duration;
@@ -126,4 +127,15 @@ pub(crate) fn within(limit: Duration, mut is_true: impl FnMut() -> bool) -> bool
 #[expect(clippy::disallowed_methods, reason = "processes and files of others give no notice")]
 fn pause() {
     std::thread::sleep(LOOK_EVERY);
+}
+
+/// Processes of this machine with this word on their command line.
+pub(crate) fn processes_with(word: &str) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("processes").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let has_word = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
+    };
+    pids.filter(has_word).collect()
 }
