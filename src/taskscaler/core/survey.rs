@@ -87,26 +87,24 @@ impl Core {
 
         let members: BTreeMap<InstanceId, GroupState> = listing.instances.into_iter().collect();
         self.calls.has_target = listing.target.is_some();
+        let Differences { known, new } = self.differences(&members);
         // What is gone comes before what is new: the one may be there in place of the other.
-        let known: Vec<InstanceId> = self.fleet.iter().map(|(id, _)| id.clone()).collect();
-        for id in &known {
-            match members.get(id) {
-                Some(state) => self.seen(id, *state, now),
-                None => self.absent(id, now),
+        for (id, state) in known {
+            match state {
+                Some(state) => self.seen(&id, state, now),
+                None => self.absent(&id, now),
             }
         }
         self.notice_raise(listing.target);
-        for (id, state) in &members {
-            if known.binary_search(id).is_err() {
-                self.appeared(id, *state, now);
-            }
+        for (id, state) in new {
+            self.appeared(&id, state, now);
         }
         if let Some(target) = listing.target {
-            let staying =
-                members.iter().filter(|(_, state)| !matches!(state, GroupState::Deleting | GroupState::Deleted));
-            let (in_doubt, listed): (Vec<_>, Vec<_>) = staying.partition(|(id, _)| self.is_asked_to_go(id, began));
-            let count = |members: Vec<_>| u32::try_from(members.len()).unwrap_or(u32::MAX);
-            self.take_size(SizeReport { target, listed: count(listed), in_doubt: count(in_doubt), began }, now);
+            let stays = |state: &&GroupState| !matches!(state, GroupState::Deleting | GroupState::Deleted);
+            let asked_to_go = self.fleet.iter().filter(|(_, instance)| is_asked_to_go(instance, began));
+            let in_doubt = count(asked_to_go.filter_map(|(id, _)| members.get(id)).filter(stays));
+            let listed = count(members.values().filter(stays)) - in_doubt;
+            self.take_size(SizeReport { target, listed, in_doubt, began }, now);
         }
         self.launch_overdue(began, now);
         if matches!(self.phase, Phase::Surveying) {
@@ -121,6 +119,25 @@ impl Core {
             Writer::Returned(_) => self.list(now),
             Writer::Sole | Writer::Unclaimed => {}
         }
+    }
+
+    /// What there is to do about these members. Of a large fleet that is little, and one walk finds it: both sides
+    /// are sorted.
+    fn differences(&self, members: &BTreeMap<InstanceId, GroupState>) -> Differences {
+        let mut differences = Differences::default();
+        let mut members = members.iter().peekable();
+        for (id, instance) in self.fleet.iter() {
+            while let Some((new, state)) = members.next_if(|(listed, _)| *listed < id) {
+                differences.new.push((new.clone(), *state));
+            }
+            let state = members.next_if(|(listed, _)| *listed == id).map(|(_, state)| *state);
+            let as_it_was = instance.is_ready() && instance.health.missing == 0 && state == Some(GroupState::Running);
+            if !as_it_was {
+                differences.known.push((id.clone(), state));
+            }
+        }
+        differences.new.extend(members.map(|(id, state)| (id.clone(), *state)));
+        differences
     }
 
     /// Puts back what was kept. Whether it is still true, the first listing tells.
@@ -248,10 +265,6 @@ impl Core {
     fn seen(&mut self, id: &InstanceId, group: GroupState, now: Now) {
         let retry = now.instant + self.settings.deletion_retry_interval;
         let Some(instance) = self.fleet.get(id) else { return };
-        if instance.health.missing == 0 && instance.is_ready() && group == GroupState::Running {
-            // By far the most of a large fleet.
-            return;
-        }
         let state = instance.state.clone();
         if instance.health.missing > 0 {
             self.found_again(id, now);
@@ -477,16 +490,29 @@ impl Core {
             gone_at: None,
         }
     }
+}
 
-    /// Whether the group was asked to delete this member, as far as it is not clear that it will do nothing of the
-    /// kind. Whether it is still part of the size that the group works towards, nobody knows.
-    fn is_asked_to_go(&self, id: &InstanceId, began: Instant) -> bool {
-        self.fleet.get(id).is_some_and(|instance| match &instance.state {
-            State::Leaving(leaving) => {
-                leaving.asked && leaving.lingers.is_none_or(|since| began < since + DELETION_SHOWS_WITHIN)
-            }
-            State::Creating | State::Preparing { .. } | State::Ready | State::Foreign => false,
-        })
+/// In what a listing is other than what is known.
+#[derive(Debug, Default)]
+struct Differences {
+    /// Known members that are not as they were; `None` where they are not listed.
+    known: Vec<(InstanceId, Option<GroupState>)>,
+    /// Listed ones that nobody knew.
+    new: Vec<(InstanceId, GroupState)>,
+}
+
+fn count<T>(members: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(members.count()).unwrap_or(u32::MAX)
+}
+
+/// Whether the group was asked to delete this member, as far as it is not clear that it will do nothing of the kind.
+/// Whether it is still part of the size that the group works towards, nobody knows.
+fn is_asked_to_go(instance: &Instance, began: Instant) -> bool {
+    match &instance.state {
+        State::Leaving(leaving) => {
+            leaving.asked && leaving.lingers.is_none_or(|since| began < since + DELETION_SHOWS_WITHIN)
+        }
+        State::Creating | State::Preparing { .. } | State::Ready | State::Foreign => false,
     }
 }
 
