@@ -7,7 +7,7 @@
 //! for them, and no process where the shell itself can tell that there is nothing to do.
 
 use super::quote::quote;
-use super::writer::{Command, Echo, ExitCheck, Style, Test, Writer};
+use super::writer::{Command, Echo, ExitCheck, LastStatus, Style, Test, Writer};
 use super::{Script, ShellKind};
 
 /// Writes for bash or another POSIX shell.
@@ -169,7 +169,7 @@ impl Writer for BashWriter {
         self.line("fi");
     }
 
-    fn user_commands(&mut self, commands: &[String], echo: Echo<'_>, check: ExitCheck) {
+    fn user_commands(&mut self, commands: &[String], echo: Echo<'_>, check: ExitCheck, last: LastStatus) {
         let mut body = String::new();
         for (index, command) in commands.iter().enumerate() {
             let command = command.trim();
@@ -183,8 +183,12 @@ impl Writer for BashWriter {
                 );
             }
         }
+        if last == LastStatus::Passes {
+            // After an empty line, which a backslash at the end of the last command may have.
+            body.push_str("\n:\n");
+        }
         self.line(&format!("eval {}", quote(&body)));
-        // The status of the last command counts, even where the commands turned errexit off.
+        // Even where the commands turned errexit off. What cannot be read as commands fails in any case.
         self.line("_runner_exit_code=$?; if [ $_runner_exit_code -ne 0 ]; then exit $_runner_exit_code; fi");
     }
 }

@@ -99,9 +99,8 @@ pub trait Writer {
     fn otherwise(&mut self);
     fn end_if(&mut self);
 
-    /// The job's own commands, in order, each announced before it runs. They share one shell, and the
-    /// status of the last one counts.
-    fn user_commands(&mut self, commands: &[String], echo: Echo<'_>, check: ExitCheck);
+    /// The job's own commands, in order, each announced before it runs. They share one shell.
+    fn user_commands(&mut self, commands: &[String], echo: Echo<'_>, check: ExitCheck, last: LastStatus);
 }
 
 /// Whether each of the user's commands is checked by the script, even where the commands have turned the
@@ -110,6 +109,16 @@ pub trait Writer {
 pub enum ExitCheck {
     ByShell,
     Explicit,
+}
+
+/// What the status of the last of a group of commands is, where the shell itself lets it pass: that of
+/// `[ -f x ] && . x`, or of anything where the commands have turned errexit off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastStatus {
+    /// The script's: it ends here with that status, unless it is zero.
+    Counts,
+    /// One among others, as more of the script follows.
+    Passes,
 }
 
 /// `git clean` with these flags; `None` where there are none.

@@ -1,7 +1,7 @@
 //! get_sources: the commit of the job in its project directory.
 
 use super::git_settings::{self, cleans_config, external_file, template_dir};
-use super::{Command, ScriptContext, Style, Test, Writer, begin, enter_project, submodules, user_commands};
+use super::{Command, LastStatus, ScriptContext, Style, Test, Writer, begin, enter_project, submodules, user_commands};
 use crate::job::failure::Fault;
 use crate::job::settings::{GitStrategy, SubmoduleStrategy};
 use crate::shells::git_url::GitUrl;
@@ -48,8 +48,9 @@ fn from_repository(context: &ScriptContext, writer: &mut dyn Writer) -> Result<(
     if !context.shared_environment {
         global_tls_settings(context, writer);
     }
-    user_commands("pre_clone_script", context.runner.pre_get_sources.as_slice(), context, writer);
-    user_commands("pre_clone_script", &job.job.pre_get_sources, context, writer);
+    let hooks = &context.runner;
+    user_commands("pre_clone_script", hooks.pre_get_sources.as_slice(), LastStatus::Passes, context, writer);
+    user_commands("pre_clone_script", &job.job.pre_get_sources, LastStatus::Passes, context, writer);
     if !settings.lfs_skip_smudge {
         // Files of LFS come all at once after the checkout.
         writer.export("GIT_LFS_SKIP_SMUDGE", "1");
@@ -82,8 +83,8 @@ fn from_repository(context: &ScriptContext, writer: &mut dyn Writer) -> Result<(
         writer.say(Style::Notice, "Skipping Git checkout");
     }
     submodules::update(context, writer)?;
-    user_commands("post_clone_script", &job.job.post_get_sources, context, writer);
-    user_commands("post_clone_script", context.runner.post_get_sources.as_slice(), context, writer);
+    user_commands("post_clone_script", &job.job.post_get_sources, LastStatus::Passes, context, writer);
+    user_commands("post_clone_script", hooks.post_get_sources.as_slice(), LastStatus::Passes, context, writer);
     forget_credentials(context, writer);
     Ok(())
 }

@@ -294,6 +294,24 @@ fn hooks_run_around_the_sources_and_a_failing_one_fails_the_stage() {
 }
 
 #[test]
+fn a_hooks_last_status_that_errexit_lets_pass_does_not_fail_the_stage() {
+    for (shell, kind) in SHELLS {
+        let place = Place::new();
+        let remote = Remote::new(&place, "p");
+        let mut fields = remote.fields(&[], 20);
+        let passes = "[ -f /nowhere ] && . /nowhere";
+        fields["hooks"] = json!([
+            {"name": "pre_get_sources_script", "script": [passes]}, {"name": "post_get_sources_script", "script": [passes]},
+        ]);
+        let mut context = place.context(fields, kind);
+        context.runner.pre_get_sources = Some(passes.to_owned());
+        context.runner.post_get_sources = Some(passes.to_owned());
+        let ran = place.run_stage(shell, "get_sources", &context);
+        assert_eq!(ran.code, 0, "{shell}: {}", ran.text);
+    }
+}
+
+#[test]
 fn clear_worktree_takes_everything_away() {
     let place = Place::new();
     let remote = Remote::new(&place, "p");
