@@ -124,13 +124,13 @@ fn a_cache_is_looked_for_under_its_key_and_then_the_fallbacks() {
 fn a_protected_fallback_is_refused_and_the_default_key_names_job_and_ref() {
     let place = place();
     let fields = json!({
-        "cache": [{"paths": ["v"]}], "variables": [{"key": "CACHE_FALLBACK_KEY", "value": "main-protected. "}],
+        "cache": [{"paths": ["v"]}], "variables": [{"key": "CACHE_FALLBACK_KEY", "value": "main-protected%2f"}],
     });
     let context = place.context(fields, ShellKind::Bash);
     assert_eq!(
         ran(&place, "restore_cache", &context).lines()[..2],
         [
-            "CACHE_FALLBACK_KEY \"main-protected. \" not allowed to end in \"-protected\"",
+            "CACHE_FALLBACK_KEY \"main-protected\" not allowed to end in \"-protected\"",
             "Checking cache for test/main...",
         ]
     );
