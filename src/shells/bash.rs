@@ -95,6 +95,10 @@ impl Writer for BashWriter {
         self.line(&command_line(command));
     }
 
+    fn run_with_home_file(&mut self, command: &Command, file: &str) {
+        self.line(&format!("{} \"$HOME\"/{}", command_line(command), quote(file)));
+    }
+
     fn try_with_input(&mut self, input: &str, command: &Command) {
         self.line(&format!("printf %s {} | {} || true", quote(input), command_line(command)));
     }
@@ -152,6 +156,7 @@ impl Writer for BashWriter {
             Test::RunsQuietly(command) => format!("{} >/dev/null 2>&1", command_line(command)),
             Test::Directory(path) => format!("[ -d {} ]", quote(path)),
             Test::File(path) => format!("[ -f {} ]", quote(path)),
+            Test::ReadableAtHome(file) => format!("[ -n \"${{HOME:-}}\" ] && [ -r \"$HOME\"/{} ]", quote(file)),
             Test::GitAtLeast(version) => format!(
                 "[ \"$(printf '%s\\n%s\\n' {version} \"$(git version | cut -d' ' -f3)\" \
                  | sort -t. -k1,1n -k2,2n -k3,3n | head -n1)\" = {version} ]",

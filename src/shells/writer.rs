@@ -49,6 +49,8 @@ pub enum Test<'a> {
     RunsQuietly(&'a Command),
     Directory(&'a str),
     File(&'a str),
+    /// A file below the user's home, as the script finds it, can be read.
+    ReadableAtHome(&'a str),
     /// `git version` is at least this, such as `2.49`.
     GitAtLeast(&'a str),
 }
@@ -78,6 +80,8 @@ pub trait Writer {
     fn load_environment(&mut self, file: &str);
 
     fn run(&mut self, command: &Command);
+    /// Runs a command whose last argument is the path of a file below the user's home, as the script finds it.
+    fn run_with_home_file(&mut self, command: &Command, file: &str);
     /// Runs a command with `input`; its failure changes nothing.
     fn try_with_input(&mut self, input: &str, command: &Command);
 

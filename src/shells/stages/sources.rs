@@ -18,6 +18,7 @@ pub(super) fn get_sources(context: &ScriptContext, writer: &mut dyn Writer) -> R
     begin(context, writer);
     writer.export("GIT_TERMINAL_PROMPT", "0");
     writer.export("GCM_INTERACTIVE", "Never");
+    git_settings::begin_global(context, writer);
     match settings.git_strategy {
         GitStrategy::None => {
             writer.say(Style::Notice, "Skipping Git repository setup");

@@ -380,6 +380,81 @@ fn without_tokens_in_urls_the_credentials_come_from_the_jobs_variables() {
     }
 }
 
+/// A job whose URLs carry no tokens, with a step that asks git what it is given.
+fn without_tokens(place: &Place, strategy: &str, script: &[&str], kind: ShellKind) -> ScriptContext {
+    let variables = json!([
+        {"key": "FF_GIT_URLS_WITHOUT_TOKENS", "value": "true"}, {"key": "GIT_STRATEGY", "value": strategy},
+        {"key": "CI_JOB_TOKEN", "value": "64_job-token"},
+    ]);
+    place.context(json!({"variables": variables, "steps": [{"name": "script", "script": script}]}), kind)
+}
+
+#[test]
+fn without_tokens_in_urls_settings_of_the_user_that_cannot_be_read_are_left_out() {
+    for (shell, kind) in SHELLS {
+        let place = Place::new();
+        let context = without_tokens(&place, "none", &["git config credential.https://gitlab.example.username"], kind);
+        // The superuser, who may run this, can read all but what leads nowhere.
+        let home = place.path("circle");
+        fs::create_dir(&home).expect("a home");
+        std::os::unix::fs::symlink(".gitconfig", home.join(".gitconfig")).expect("a link");
+        for home in [Some(home), None] {
+            for (stage, last) in [("get_sources", "Skipping Git submodules setup"), ("step_script", "gitlab-ci-token")]
+            {
+                let mut command = place.command(shell);
+                command.env_remove("HOME");
+                command.envs(home.iter().map(|home| ("HOME", home)));
+                let ran = place.run(command, &place.script(stage, &context), true);
+                assert_eq!(ran.code, 0, "{shell}, home {home:?}: {}", ran.text);
+                assert_eq!(ran.lines().last().map(String::as_str), Some(last), "{shell}, home {home:?}: {}", ran.text);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_tokens_in_urls_the_credentials_are_for_the_host_of_the_sources() {
+    for strategy in ["fetch", "none"] {
+        let place = Place::new();
+        let mut context = without_tokens(&place, strategy, &[], ShellKind::Bash);
+        context.runner.url = "https://internal.example:8443/".to_owned();
+        place.run_stage("bash", "get_sources", &context);
+        let external =
+            fs::read_to_string(format!("{}/.gitlab-runner.ext.conf", context.job.dirs.tmp_dir)).expect("settings");
+        assert!(external.contains("[credential \"https://gitlab.example\"]"), "{strategy}: {external}");
+        assert!(!external.contains("[credential \"https://internal.example:8443\"]"), "{strategy}: {external}");
+    }
+}
+
+#[test]
+fn without_tokens_in_urls_settings_of_one_stage_hold_in_the_next_and_end_with_the_job() {
+    for (shell, kind) in SHELLS {
+        let place = Place::new();
+        let set = "git config --get-all safe.directory; git config --global job.key of-the-job; git config user.name";
+        let context = without_tokens(&place, "fetch", &[set], kind);
+        let mut safe = context.clone();
+        safe.runner.safe_directory_checkout = true;
+        // The fetch fails, there being no such server; the settings are there by then.
+        place.run_stage(shell, "get_sources", &safe);
+        let first = place.run_stage(shell, "step_script", &context).lines();
+        let project = place.project(&context).display().to_string();
+        assert_eq!(first[1..], [project, "n".to_owned()], "{shell}");
+        let key = without_tokens(&place, "fetch", &["git config --default gone job.key"], kind);
+        let later = place.run_stage(shell, "step_script", &key).lines();
+        assert_eq!(later.last().map(String::as_str), Some("of-the-job"), "{shell}");
+        place.run_stage(shell, "get_sources", &key);
+        let next = place.run_stage(shell, "step_script", &key).lines();
+        assert_eq!(next.last().map(String::as_str), Some("gone"), "{shell}");
+        let cleanup = place.script("cleanup_file_variables", &key);
+        assert!(
+            cleanup.contains("export GIT_CONFIG_GLOBAL="),
+            "its credential helpers forget the token too: {cleanup}"
+        );
+        let own = fs::read_to_string(place.path("home/.gitconfig")).expect("the user's settings");
+        assert!(!own.contains("of-the-job"), "{own}");
+    }
+}
+
 #[test]
 fn secrets_are_gone_after_the_cleanup_and_the_checkout_where_asked_for() {
     let place = Place::new();
