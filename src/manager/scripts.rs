@@ -59,7 +59,7 @@ fn runner_script(runner: &ServedRunner) -> RunnerScript {
         post_get_sources: config.post_get_sources_script.clone(),
         pre_build: config.pre_build_script.clone(),
         post_build: config.post_build_script.clone(),
-        clean_git_config: config.clean_git_config.unwrap_or(true),
+        clean_git_config: config.clean_git_config,
         safe_directory_checkout: config.safe_directory_checkout.unwrap_or_else(|| !runner.executor.is_shared()),
         artifact_upload_timeout: config.artifact.upload_timeout,
         artifact_response_header_timeout: config.artifact.response_header_timeout,

@@ -213,7 +213,7 @@ fn ssh_host(context: &ScriptContext) -> (String, String) {
 
 /// Whether the settings are cleaned before and after this job.
 pub(super) fn cleans_config(context: &ScriptContext) -> bool {
-    context.runner.clean_git_config && context.job.settings.git_strategy != GitStrategy::None
+    context.runner.clean_git_config.unwrap_or(context.job.settings.git_strategy != GitStrategy::None)
 }
 
 /// A file in the format of git's settings.

@@ -102,7 +102,7 @@ fn settings_of_the_checkout_survive_where_cleaning_is_off() {
     let place = Place::new();
     let remote = Remote::new(&place, "p");
     let mut context = remote.context(&place, &[], ShellKind::Bash);
-    context.runner.clean_git_config = false;
+    context.runner.clean_git_config = Some(false);
     assert_eq!(place.run_stage("bash", "get_sources", &context).code, 0);
     let project = place.project(&context);
     place.git(&project, &["config", "mine.key", "1"]);
@@ -112,9 +112,22 @@ fn settings_of_the_checkout_survive_where_cleaning_is_off() {
     assert!(!ran.text.contains("Created fresh repository."), "{}", ran.text);
     assert_eq!(place.git(&project, &["config", "mine.key"]), "1");
     assert_eq!(place.git(&project, &["config", "--get-all", "include.path"]).lines().count(), 1);
-    context.runner.clean_git_config = true;
+    context.runner.clean_git_config = None;
     assert_eq!(place.run_stage("bash", "get_sources", &context).code, 0);
     assert_eq!(place.git(&project, &["config", "--default", "gone", "mine.key"]), "gone");
+}
+
+#[test]
+fn a_checkout_that_is_not_the_jobs_own_keeps_its_settings_unless_the_runner_says_to_clean_them() {
+    let place = Place::new();
+    let mut context = place.context(json!({"variables": [{"key": "GIT_STRATEGY", "value": "none"}]}), ShellKind::Bash);
+    let project = place.project(&context);
+    place.git(&project, &["init", "-q"]);
+    for (configured, kept) in [(None, true), (Some(false), true), (Some(true), false)] {
+        context.runner.clean_git_config = configured;
+        assert_eq!(place.run_stage("bash", "cleanup_file_variables", &context).code, 0);
+        assert_eq!(project.join(".git/config").exists(), kept, "{configured:?}");
+    }
 }
 
 #[test]
