@@ -128,9 +128,9 @@ pub struct Provenance {
     pub runner_id: i64,
     pub runner_name: String,
     pub executor: String,
-    /// RFC 3339.
+    /// When the job began; RFC 3339, as the helper reads nothing else.
     pub started_at: String,
-    /// RFC 3339.
+    /// When the stage's script is written; RFC 3339.
     pub ended_at: String,
 }
 

@@ -249,18 +249,28 @@ fn stages_without_anything_to_do_have_no_script_and_the_plan_knows_it() {
 }
 
 #[test]
-fn metadata_is_asked_for_only_with_zip() {
+fn metadata_says_who_ran_the_payloads_job_when_and_only_with_zip() {
     let place = place();
     for (format, with) in [("zip", true), ("", false), ("gzip", false)] {
         let fields = json!({
             "artifacts": [{"paths": ["o"], "artifact_format": format}],
-            "variables": [{"key": "RUNNER_GENERATE_ARTIFACTS_METADATA", "value": "true"}],
+            "variables": [
+                {"key": "RUNNER_GENERATE_ARTIFACTS_METADATA", "value": "true"}, {"key": "CI_RUNNER_ID", "value": "34"},
+            ],
         });
         let mut context = place.context(fields, ShellKind::Bash);
-        context.provenance = Provenance { runner_id: 12, runner_name: "r 1".to_owned(), ..Provenance::default() };
+        context.provenance = Provenance {
+            runner_id: 12,
+            runner_name: "r 1".to_owned(),
+            executor: "instance".to_owned(),
+            started_at: "2026-11-21T01:07:45Z".to_owned(),
+            ended_at: "2026-11-21T01:07:46Z".to_owned(),
+        };
         let text = ran(&place, "upload_artifacts_on_success", &context).text;
-        let expected = "<--generate-artifacts-metadata><--runner-id><12><--repo-url><https://gitlab.example/g/p.git><--repo-digest><0123456789abcdef>";
+        let expected = "<--generate-artifacts-metadata><--runner-id><34><--repo-url><https://gitlab.example/g/p>\
+                        <--repo-digest><0123456789abcdef><--job-name><test><--executor-name><instance><--runner-name><r 1>\
+                        <--started-at><2026-11-21T01:07:45Z><--ended-at><2026-11-21T01:07:46Z><--schema-version><v1>\
+                        <--metadata-parameter><RUNNER_GENERATE_ARTIFACTS_METADATA><--metadata-parameter><CI_RUNNER_ID><--path>";
         assert_eq!(text.contains(expected), with, "{format}: {text}");
-        assert_eq!(text.contains("<--metadata-parameter><CI_SERVER>"), with);
     }
 }
