@@ -9,7 +9,7 @@ mod submodules;
 
 use super::ScriptContext;
 use super::writer::{Command, Echo, ExitCheck, LastStatus, Style, Test, Writer};
-use crate::job::failure::Fault;
+use crate::job::failure::{FailureReason, Fault};
 use crate::job::stage::{Stage, StepName};
 
 /// `KEY=VALUE` lines that one stage leaves for the next ones.
@@ -128,6 +128,12 @@ fn with_helper(context: &ScriptContext, writer: &mut dyn Writer, task: &str, bod
     writer.otherwise();
     writer.say(Style::Warning, &format!("Missing {}. {task} is disabled.", context.helper));
     writer.end_if();
+}
+
+/// The job asks for a script that cannot be. The reference names no reason for it, which GitLab hears as a failure of
+/// the runner.
+fn refused(message: impl Into<String>) -> Fault {
+    Fault::of(FailureReason::RunnerSystemFailure, message)
 }
 
 /// The path of a file in the job's temporary directory.

@@ -1,7 +1,9 @@
 //! get_sources: the commit of the job in its project directory.
 
 use super::git_settings::{self, cleans_config, external_file, template_dir};
-use super::{Command, LastStatus, ScriptContext, Style, Test, Writer, begin, enter_project, submodules, user_commands};
+use super::{
+    Command, LastStatus, ScriptContext, Style, Test, Writer, begin, enter_project, refused, submodules, user_commands,
+};
 use crate::job::failure::Fault;
 use crate::job::settings::{GitStrategy, SubmoduleStrategy};
 use crate::shells::git_url::GitUrl;
@@ -13,7 +15,7 @@ const LEFTOVERS: [&str; 5] = ["index.lock", "shallow.lock", "HEAD.lock", "hooks/
 pub(super) fn get_sources(context: &ScriptContext, writer: &mut dyn Writer) -> Result<(), Fault> {
     let settings = &context.job.settings;
     if let SubmoduleStrategy::Invalid(_) = settings.submodule_strategy {
-        return Err(Fault::configuration("unknown GIT_SUBMODULE_STRATEGY"));
+        return Err(refused("unknown GIT_SUBMODULE_STRATEGY"));
     }
     begin(context, writer);
     writer.export("GIT_TERMINAL_PROMPT", "0");

@@ -137,7 +137,7 @@ fn a_protected_fallback_is_refused_and_the_default_key_names_job_and_ref() {
 }
 
 #[test]
-fn policies_leave_out_one_side_and_unknown_ones_fail() {
+fn policies_leave_out_one_side_and_unknown_ones_are_a_failure_of_the_runner() {
     let place = place();
     for (policy, restored, saved) in
         [("", true, true), ("pull-push", true, true), ("pull", true, false), ("$PUSH", false, true)]
@@ -155,7 +155,7 @@ fn policies_leave_out_one_side_and_unknown_ones_fail() {
     for stage in [Stage::RestoreCache, Stage::ArchiveCache] {
         assert_eq!(
             script(&stage, &context).expect_err("refused"),
-            Fault::configuration("unknown cache policy both for k")
+            Fault::of(FailureReason::RunnerSystemFailure, "unknown cache policy both for k")
         );
     }
 }

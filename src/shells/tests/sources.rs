@@ -257,12 +257,12 @@ fn submodules_follow_the_strategy() {
 }
 
 #[test]
-fn an_unknown_submodule_strategy_is_a_configuration_error() {
+fn an_unknown_submodule_strategy_is_a_failure_of_the_runner() {
     let place = Place::new();
     let context =
         place.context(json!({"variables": [{"key": "GIT_SUBMODULE_STRATEGY", "value": "some"}]}), ShellKind::Bash);
     let fault = script(&Stage::GetSources, &context).expect_err("refused");
-    assert_eq!(fault, Fault::configuration("unknown GIT_SUBMODULE_STRATEGY"));
+    assert_eq!(fault, Fault::of(FailureReason::RunnerSystemFailure, "unknown GIT_SUBMODULE_STRATEGY"));
 }
 
 #[test]
