@@ -250,7 +250,8 @@ impl Reader<'_> {
         }
     }
 
-    /// A timeout within the job's. `None` for an absent or zero one, or one that cannot be used.
+    /// A timeout within the job's. `None` for an absent or zero one, or one that cannot be used; the job's own counts
+    /// in any case.
     fn timeout(&mut self, key: &str, job_timeout: Duration) -> Option<Duration> {
         let text = self.variables.value(key);
         if text.is_empty() {
@@ -271,7 +272,7 @@ impl Reader<'_> {
                 if timeout > job_timeout {
                     self.warnings
                         .push(format!("{key} timeout: {text} is longer than job timeout. Setting to job timeout"));
-                    return Some(job_timeout);
+                    return None;
                 }
                 Some(timeout)
             }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::poller::Received;
 use super::served::ServedRunner;
@@ -25,6 +26,8 @@ pub struct Beginning {
     /// Names this acceptance of the job among all there ever were.
     pub key: String,
     pub correlation_id: String,
+    /// When the job began.
+    pub at: SystemTime,
     api: GitlabTrace,
 }
 
@@ -77,7 +80,8 @@ impl Beginning {
         };
         trace.masks.add_phrase(api.credentials.token.expose());
         prefixes.iter().for_each(|prefix| trace.masks.add_prefix(prefix));
-        Self { lifecycle, trace, job, key, correlation_id: received.correlation_id, api }
+        let at = crate::time::now().utc;
+        Self { lifecycle, trace, job, key, correlation_id: received.correlation_id, at, api }
     }
 
     /// The job's number.

@@ -1,7 +1,9 @@
 //! From a runner, a job and the place it got to what its scripts are made of.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use super::beginning::Beginning;
 use super::served::ServedRunner;
 use crate::executors::{Environment, ScriptFacts};
 use crate::gitlab::COMPATIBLE_VERSION;
@@ -12,7 +14,7 @@ use crate::shells::{Provenance, RemoteCaches, RunnerScript, Script, ScriptContex
 use crate::trace::Sink;
 
 /// Everything that the job's scripts have in common.
-pub fn context(runner: &ServedRunner, correlation_id: &str, environment: &Environment<Sink>) -> ScriptContext {
+pub fn context(runner: &ServedRunner, beginning: &Beginning, environment: &Environment<Sink>) -> ScriptContext {
     let info = runner.client.info();
     ScriptContext {
         job: Arc::new(environment.job().clone()),
@@ -21,7 +23,7 @@ pub fn context(runner: &ServedRunner, correlation_id: &str, environment: &Enviro
         runner: runner_script(runner),
         helper: String::new(),
         manager_host: runner.host_name.clone(),
-        correlation_id: correlation_id.to_owned(),
+        correlation_id: beginning.correlation_id.clone(),
         git_user_agent: format!("{} {COMPATIBLE_VERSION} {}/{}", info.name, info.platform, info.architecture),
         shared_environment: runner.executor.is_shared(),
         remote_caches: RemoteCaches::new(),
@@ -29,12 +31,13 @@ pub fn context(runner: &ServedRunner, correlation_id: &str, environment: &Enviro
             runner_id: runner.config.id,
             runner_name: runner.config.name.clone(),
             executor: runner.executor.name().to_owned(),
-            ..Provenance::default()
+            started_at: timestamp(beginning.at),
+            ended_at: String::new(),
         },
     }
 }
 
-/// The script of one stage, for where it will run.
+/// The script of one stage, for where it will run from `now` on.
 ///
 /// # Errors
 /// The job asks for what cannot be.
@@ -43,11 +46,18 @@ pub fn of_stage(
     job_status: JobStatus,
     mut context: ScriptContext,
     facts: ScriptFacts,
+    now: SystemTime,
 ) -> Result<Option<Script>, Fault> {
     context.job_status = job_status;
     context.shell = if facts.shell.ends_with("bash") { ShellKind::Bash } else { ShellKind::Sh };
     context.helper = facts.helper;
+    context.provenance.ended_at = timestamp(now);
     crate::shells::script(stage, &context)
+}
+
+/// RFC 3339 in UTC.
+fn timestamp(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |time| format!("{time:.0}"))
 }
 
 fn runner_script(runner: &ServedRunner) -> RunnerScript {
@@ -59,7 +69,7 @@ fn runner_script(runner: &ServedRunner) -> RunnerScript {
         post_get_sources: config.post_get_sources_script.clone(),
         pre_build: config.pre_build_script.clone(),
         post_build: config.post_build_script.clone(),
-        clean_git_config: config.clean_git_config.unwrap_or(true),
+        clean_git_config: config.clean_git_config,
         safe_directory_checkout: config.safe_directory_checkout.unwrap_or_else(|| !runner.executor.is_shared()),
         artifact_upload_timeout: config.artifact.upload_timeout,
         artifact_response_header_timeout: config.artifact.response_header_timeout,

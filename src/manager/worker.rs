@@ -392,7 +392,8 @@ impl Drive {
         let (records, key) = (self.runner.records.clone(), self.reservation.clone());
         self.work = Some(Box::pin(async move {
             let noting = note_stage(records, key, environment.watch_stage());
-            let script = scripts::of_stage(&stage, job_status, scripts, environment.script_facts(&stage));
+            let (facts, now) = (environment.script_facts(&stage), crate::time::now().utc);
+            let script = scripts::of_stage(&stage, job_status, scripts, facts, now);
             let ended = match script {
                 Ok(None) => Ok(()),
                 Ok(Some(script)) => {
@@ -414,7 +415,7 @@ impl Drive {
         match ended {
             WorkEnd::Prepared(slot, Ok(environment)) => {
                 self.slot = Some(slot);
-                self.scripts = Some(scripts::context(&self.runner, &self.beginning.correlation_id, &environment));
+                self.scripts = Some(scripts::context(&self.runner, &self.beginning, &environment));
                 self.environment = Some(environment);
                 self.handle(Event::ExecutorPrepared);
             }

@@ -7,7 +7,7 @@
 //! for them, and no process where the shell itself can tell that there is nothing to do.
 
 use super::quote::quote;
-use super::writer::{Command, Echo, ExitCheck, Style, Test, Writer};
+use super::writer::{Command, Echo, ExitCheck, LastStatus, Style, Test, Writer};
 use super::{Script, ShellKind};
 
 /// Writes for bash or another POSIX shell.
@@ -95,6 +95,10 @@ impl Writer for BashWriter {
         self.line(&command_line(command));
     }
 
+    fn run_with_home_file(&mut self, command: &Command, file: &str) {
+        self.line(&format!("{} \"$HOME\"/{}", command_line(command), quote(file)));
+    }
+
     fn try_with_input(&mut self, input: &str, command: &Command) {
         self.line(&format!("printf %s {} | {} || true", quote(input), command_line(command)));
     }
@@ -152,6 +156,7 @@ impl Writer for BashWriter {
             Test::RunsQuietly(command) => format!("{} >/dev/null 2>&1", command_line(command)),
             Test::Directory(path) => format!("[ -d {} ]", quote(path)),
             Test::File(path) => format!("[ -f {} ]", quote(path)),
+            Test::ReadableAtHome(file) => format!("[ -n \"${{HOME:-}}\" ] && [ -r \"$HOME\"/{} ]", quote(file)),
             Test::GitAtLeast(version) => format!(
                 "[ \"$(printf '%s\\n%s\\n' {version} \"$(git version | cut -d' ' -f3)\" \
                  | sort -t. -k1,1n -k2,2n -k3,3n | head -n1)\" = {version} ]",
@@ -169,7 +174,7 @@ impl Writer for BashWriter {
         self.line("fi");
     }
 
-    fn user_commands(&mut self, commands: &[String], echo: Echo<'_>, check: ExitCheck) {
+    fn user_commands(&mut self, commands: &[String], echo: Echo<'_>, check: ExitCheck, last: LastStatus) {
         let mut body = String::new();
         for (index, command) in commands.iter().enumerate() {
             let command = command.trim();
@@ -183,8 +188,12 @@ impl Writer for BashWriter {
                 );
             }
         }
+        if last == LastStatus::Passes {
+            // After an empty line, which a backslash at the end of the last command may have.
+            body.push_str("\n:\n");
+        }
         self.line(&format!("eval {}", quote(&body)));
-        // The status of the last command counts, even where the commands turned errexit off.
+        // Even where the commands turned errexit off. What cannot be read as commands fails in any case.
         self.line("_runner_exit_code=$?; if [ $_runner_exit_code -ne 0 ]; then exit $_runner_exit_code; fi");
     }
 }

@@ -67,13 +67,22 @@ pub fn fallbacks(entry: &CacheEntry, job: &ResolvedJob) -> Vec<KeyResult> {
         .map(|key| CacheKey::of(&key, hashed))
         .collect();
     let general = &job.settings.cache_fallback_key;
-    if general.trim_end_matches(['.', ' ']).ends_with(PROTECTED) {
-        let warning = format!("CACHE_FALLBACK_KEY {general:?} not allowed to end in {PROTECTED:?}");
-        results.push(KeyResult { key: None, warning: Some(warning) });
-    } else if !general.is_empty() {
-        results.push(CacheKey::of(general, hashed));
+    if !general.is_empty() {
+        results.push(refuse_protected(CacheKey::of(general, hashed)));
     }
     results
+}
+
+/// Jobs of any ref may set `CACHE_FALLBACK_KEY`, so it may not name a protected ref's cache. What counts is the key
+/// that is used, not what it was made of.
+fn refuse_protected(result: KeyResult) -> KeyResult {
+    match result.key {
+        Some(key) if key.shown.trim_end_matches(['.', ' ']).ends_with(PROTECTED) => {
+            let warning = format!("CACHE_FALLBACK_KEY {:?} not allowed to end in {PROTECTED:?}", key.shown);
+            KeyResult { key: None, warning: Some(warning) }
+        }
+        Some(_) | None => result,
+    }
 }
 
 /// Every usable key of a job's caches, for those who sign their URLs.
@@ -148,6 +157,38 @@ mod tests {
             assert_eq!(result.key, None, "{raw}");
             assert_eq!(result.warning, Some(format!("cache key {raw:?} could not be sanitized")));
         }
+    }
+
+    #[test]
+    fn no_spelling_of_a_protected_refs_key_is_taken_as_the_general_fallback() {
+        for raw in [
+            "main-protected",
+            "main-protected. ",
+            "main-protected/",
+            "main-protected/.",
+            "main-protected%2f",
+            "main-protected/x/..",
+            "main-protected\t",
+            "x/../main-protected\\",
+        ] {
+            let refused = refuse_protected(CacheKey::of(raw, false));
+            assert_eq!(refused.key, None, "{raw:?}");
+            assert!(
+                refused.warning.is_some_and(|text| text.contains("not allowed to end in \"-protected\"")),
+                "{raw:?}"
+            );
+        }
+        for raw in ["main-non_protected", "main-protected/x", "-protected-x"] {
+            let taken = CacheKey::of(raw, false);
+            assert_eq!(refuse_protected(taken.clone()), taken, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn a_hashed_general_fallback_is_refused_by_its_name() {
+        assert_eq!(refuse_protected(CacheKey::of("main-protected", true)).key, None);
+        let other = CacheKey::of("main-protected/", true);
+        assert_eq!(refuse_protected(other.clone()), other, "the hash of another name is another object");
     }
 
     #[test]

@@ -75,8 +75,9 @@ pub struct RunnerScript {
     pub post_get_sources: Option<String>,
     pub pre_build: Option<String>,
     pub post_build: Option<String>,
-    /// Git's settings and hooks in the checkout are taken away before and after the job.
-    pub clean_git_config: bool,
+    /// Git's settings and hooks in the checkout are taken away before and after the job. `None`: unless the job has
+    /// no sources from git.
+    pub clean_git_config: Option<bool>,
     /// The project directory is declared safe for git, whoever owns it.
     pub safe_directory_checkout: bool,
     pub artifact_upload_timeout: Duration,
@@ -92,7 +93,7 @@ impl Default for RunnerScript {
             post_get_sources: None,
             pre_build: None,
             post_build: None,
-            clean_git_config: true,
+            clean_git_config: None,
             safe_directory_checkout: false,
             artifact_upload_timeout: Duration::from_secs(3600),
             artifact_response_header_timeout: Duration::from_secs(600),
@@ -127,9 +128,9 @@ pub struct Provenance {
     pub runner_id: i64,
     pub runner_name: String,
     pub executor: String,
-    /// RFC 3339.
+    /// When the job began; RFC 3339, as the helper reads nothing else.
     pub started_at: String,
-    /// RFC 3339.
+    /// When the stage's script is written; RFC 3339.
     pub ended_at: String,
 }
 

@@ -49,6 +49,8 @@ pub enum Test<'a> {
     RunsQuietly(&'a Command),
     Directory(&'a str),
     File(&'a str),
+    /// A file below the user's home, as the script finds it, can be read.
+    ReadableAtHome(&'a str),
     /// `git version` is at least this, such as `2.49`.
     GitAtLeast(&'a str),
 }
@@ -78,6 +80,8 @@ pub trait Writer {
     fn load_environment(&mut self, file: &str);
 
     fn run(&mut self, command: &Command);
+    /// Runs a command whose last argument is the path of a file below the user's home, as the script finds it.
+    fn run_with_home_file(&mut self, command: &Command, file: &str);
     /// Runs a command with `input`; its failure changes nothing.
     fn try_with_input(&mut self, input: &str, command: &Command);
 
@@ -99,9 +103,8 @@ pub trait Writer {
     fn otherwise(&mut self);
     fn end_if(&mut self);
 
-    /// The job's own commands, in order, each announced before it runs. They share one shell, and the
-    /// status of the last one counts.
-    fn user_commands(&mut self, commands: &[String], echo: Echo<'_>, check: ExitCheck);
+    /// The job's own commands, in order, each announced before it runs. They share one shell.
+    fn user_commands(&mut self, commands: &[String], echo: Echo<'_>, check: ExitCheck, last: LastStatus);
 }
 
 /// Whether each of the user's commands is checked by the script, even where the commands have turned the
@@ -110,6 +113,16 @@ pub trait Writer {
 pub enum ExitCheck {
     ByShell,
     Explicit,
+}
+
+/// What the status of the last of a group of commands is, where the shell itself lets it pass: that of
+/// `[ -f x ] && . x`, or of anything where the commands have turned errexit off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastStatus {
+    /// The script's: it ends here with that status, unless it is zero.
+    Counts,
+    /// One among others, as more of the script follows.
+    Passes,
 }
 
 /// `git clean` with these flags; `None` where there are none.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! trace left to send ─→ Patch ─ok, 416─→ …       416: from where the server's copy ends
-//! all sent, or GitLab wants no more of it, or takes none for long ─→ Update
+//! all sent, or GitLab wants no more of it (403, for minutes 404), or takes none for long ─→ Update
 //! Update ─200─→ Accepted   ─403, for minutes 404─→ Refused
 //!        ─202─→ wait, Update again               the trace is not stored yet
 //!        ─412─→ send the trace from 0, Update    the copy is not what we say
@@ -11,6 +11,9 @@
 //!
 //! A result outlives an outage of GitLab: the limit on tries counts only after [`PERSISTENCE`]. A trace that does not
 //! get through by then keeps the state no longer back: it is told once, and given up where that fails too.
+//!
+//! 404 is what a proxy may say while GitLab restarts, so it ends the trace only after [`GONE_AFTER`]: told before, the
+//! state could be taken, and what is left of the trace would be lost. Patches and updates share that time.
 
 use std::time::{Duration, Instant};
 
@@ -56,7 +59,7 @@ pub struct Finishing {
     /// When GitLab first said that the trace is not stored yet, or not right.
     storing_since: Option<Instant>,
     rewinds: u32,
-    /// Since when GitLab finds no such job.
+    /// Since when GitLab finds no such job, whatever it is asked.
     missing_since: Option<Instant>,
     /// GitLab takes no more of the trace.
     trace_is_refused: bool,
@@ -103,13 +106,20 @@ impl Finishing {
         match result.outcome {
             PatchOutcome::Succeeded { .. } => {
                 self.rewinds = 0;
+                self.missing_since = None;
                 self.progressed();
             }
             PatchOutcome::RangeMismatch { server_has } if server_has != start && self.rewinds < REWINDS_IN_A_ROW => {
+                self.missing_since = None;
                 self.rewinds += 1;
             }
             PatchOutcome::Aborted => self.trace_is_refused = true,
-            PatchOutcome::RangeMismatch { .. } | PatchOutcome::NotFound | PatchOutcome::Failed => {
+            PatchOutcome::NotFound => {
+                self.rewinds = 0;
+                let has_failed_for_long = self.failed(now, result.retry_after);
+                self.trace_is_refused = self.is_gone(now) || has_failed_for_long;
+            }
+            PatchOutcome::RangeMismatch { .. } | PatchOutcome::Failed => {
                 self.rewinds = 0;
                 self.trace_is_refused = self.failed(now, result.retry_after);
             }
@@ -123,6 +133,7 @@ impl Finishing {
             UpdateOutcome::Succeeded => self.outcome = Some(FinalOutcome::Accepted),
             UpdateOutcome::Aborted => self.outcome = Some(FinalOutcome::Refused),
             UpdateOutcome::AcceptedNotCompleted | UpdateOutcome::TraceValidationFailed => {
+                self.missing_since = None;
                 self.progressed();
                 let since = *self.storing_since.get_or_insert(now);
                 if now.saturating_duration_since(since) >= LONGEST_STORING {
@@ -131,9 +142,8 @@ impl Finishing {
                 self.wait_until(now + self.interval);
             }
             UpdateOutcome::NotFound => {
-                let since = *self.missing_since.get_or_insert(now);
                 self.update_failed(now, result.retry_after);
-                if now.saturating_duration_since(since) >= GONE_AFTER {
+                if self.is_gone(now) {
                     self.outcome = Some(FinalOutcome::Refused);
                 }
             }
@@ -141,6 +151,12 @@ impl Finishing {
                 self.update_failed(now, result.retry_after);
             }
         }
+    }
+
+    /// GitLab has just found no such job: whether it has not for so long that there is none.
+    fn is_gone(&mut self, now: Instant) -> bool {
+        let since = *self.missing_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= GONE_AFTER
     }
 
     fn progressed(&mut self) {
@@ -231,13 +247,55 @@ mod tests {
 
     #[test]
     fn the_state_is_told_all_the_same_where_the_trace_does_not_get_through() {
-        for patch in [PatchOutcome::Failed, PatchOutcome::NotFound, PatchOutcome::RangeMismatch { server_has: 0 }] {
+        for (patch, after) in [
+            (PatchOutcome::Failed, PERSISTENCE),
+            (PatchOutcome::RangeMismatch { server_has: 0 }, PERSISTENCE),
+            (PatchOutcome::NotFound, GONE_AFTER),
+        ] {
             let (outcome, took, updates) = with_failing_patches(patch, UpdateOutcome::Succeeded);
             assert_eq!((outcome, updates), (FinalOutcome::Accepted, 1), "{patch:?}");
-            assert!(took >= PERSISTENCE && took <= PERSISTENCE + 2 * LONGEST_RETRY, "{patch:?}: {took:?}");
+            assert!(took >= after && took <= after + 2 * LONGEST_RETRY, "{patch:?}: {took:?}");
         }
         let (outcome, _, updates) = with_failing_patches(PatchOutcome::Failed, UpdateOutcome::Failed);
         assert_eq!((outcome, updates), (FinalOutcome::GaveUp, 1));
+    }
+
+    #[test]
+    fn a_job_that_is_gone_is_given_up_after_the_same_time_whatever_was_asked_of_it() {
+        let (outcome, took, updates) = with_failing_patches(PatchOutcome::NotFound, UpdateOutcome::NotFound);
+        assert_eq!((outcome, updates), (FinalOutcome::Refused, 1));
+        assert!(took >= GONE_AFTER && took <= GONE_AFTER + 2 * LONGEST_RETRY, "{took:?}");
+    }
+
+    #[test]
+    fn a_job_that_was_not_found_for_a_while_loses_nothing_of_its_trace() {
+        let (begin, mut finishing) = start();
+        let (mut now, mut updates) = (begin, 0);
+        let mut left = true;
+        loop {
+            match finishing.next(now, left) {
+                FinalNext::Wait { until } => now = until,
+                FinalNext::Patch if now - begin < GONE_AFTER / 2 => {
+                    finishing.patch_answered(now, 0, &patched(PatchOutcome::NotFound));
+                }
+                FinalNext::Patch => {
+                    finishing.patch_answered(now, 0, &patched(PatchOutcome::Succeeded { sent_to: 10 }));
+                    left = false;
+                }
+                FinalNext::Update => {
+                    assert!(!left, "the state is told after the trace");
+                    updates += 1;
+                    // Another while begins with the first such answer.
+                    let is_first = updates == 1;
+                    if is_first {
+                        now = begin + GONE_AFTER;
+                    }
+                    let answer = if is_first { UpdateOutcome::NotFound } else { UpdateOutcome::Succeeded };
+                    finishing.update_answered(now, &updated(answer, None));
+                }
+                FinalNext::Done(outcome) => return assert_eq!(outcome, FinalOutcome::Accepted),
+            }
+        }
     }
 
     #[test]

@@ -33,6 +33,30 @@ async fn artifacts_of_one_job_are_files_of_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metadata_of_artifacts_says_when_the_job_ran() {
+    for_each_executor(|executor| async move {
+        let rig = Rig::boot(Setup::of(executor)).await;
+        let job = SandboxJob::new("makes", &["echo one > one.txt"])
+            .artifacts(&["one.txt"], "on_success")
+            .variable("RUNNER_GENERATE_ARTIFACTS_METADATA", "true")
+            .variable("CI_DEBUG_TRACE", "true");
+        let before: jiff::Timestamp = flotilla::time::now().utc.try_into().expect("a time");
+        let (report, trace) = rig.run(job).await;
+        assert_eq!(report.status, JobStatus::Success, "{trace}");
+        // The shell shows the call.
+        let call = trace.lines().find(|line| line.contains("artifacts-uploader")).expect("a call of the helper");
+        let words: Vec<&str> = call.split(' ').map(|word| word.trim_matches('\'')).collect();
+        let time = |flag| -> jiff::Timestamp {
+            let at = words.iter().position(|word| *word == flag).expect("the flag");
+            words.get(at + 1).expect("its value").parse().expect("a time")
+        };
+        let (started, ended) = (time("--started-at"), time("--ended-at"));
+        assert!(before.as_second() <= started.as_second() && started <= ended, "{before} {started} {ended}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_job_uploads_what_is_for_failures_and_a_cancelled_one_nothing() {
     for_each_executor(|executor| async move {
         let rig = Rig::boot(Setup::of(executor)).await;

@@ -95,15 +95,27 @@ fn script_timeouts_that_cannot_be_used_are_named() {
         ("0", None, None),
         ("soon", None, Some("Ignoring malformed RUNNER_SCRIPT_TIMEOUT timeout: soon")),
         ("-5m", None, Some("Ignoring relative RUNNER_SCRIPT_TIMEOUT timeout: -5m")),
-        (
-            "2h",
-            Some(3600),
-            Some("RUNNER_SCRIPT_TIMEOUT timeout: 2h is longer than job timeout. Setting to job timeout"),
-        ),
+        ("2h", None, Some("RUNNER_SCRIPT_TIMEOUT timeout: 2h is longer than job timeout. Setting to job timeout")),
     ] {
         let (settings, warnings) = read(&[("RUNNER_SCRIPT_TIMEOUT", text)]);
         assert_eq!(settings.script_timeout, timeout.map(Duration::from_secs), "{text}");
         assert_eq!(warnings.first().map(String::as_str), warning, "{text}");
+    }
+}
+
+#[test]
+fn after_scripts_have_five_minutes_where_what_is_set_cannot_be_used() {
+    for (text, seconds, warned) in [
+        ("10m", 600, false),
+        ("1h", 3600, false),
+        ("0", 300, false),
+        ("soon", 300, true),
+        ("-5m", 300, true),
+        ("2h", 300, true),
+    ] {
+        let (settings, warnings) = read(&[("RUNNER_AFTER_SCRIPT_TIMEOUT", text)]);
+        assert_eq!(settings.after_script_timeout, Duration::from_secs(seconds), "{text}");
+        assert_eq!(!warnings.is_empty(), warned, "{text}: {warnings:?}");
     }
 }
 

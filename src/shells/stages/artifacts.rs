@@ -3,6 +3,7 @@
 use super::{Command, ScriptContext, Style, Writer, begin, enter_project, with_helper};
 use crate::job::payload::Artifacts;
 use crate::job::settings::go_duration;
+use crate::shells::git_url::GitUrl;
 
 /// The format whose archives may carry metadata.
 const ZIP: &str = "zip";
@@ -80,17 +81,18 @@ fn upload_command(entry: &Artifacts, context: &ScriptContext) -> Command {
 fn with_metadata(command: Command, context: &ScriptContext) -> Command {
     let job = &context.job.job;
     let provenance = &context.provenance;
-    let repository = crate::shells::git_url::GitUrl::parse(job.git.repo_url.expose())
-        .map_or_else(String::new, |url| url.without_user().to_string());
+    let url = GitUrl::parse(job.git.repo_url.expose()).map_or_else(String::new, |url| url.without_user().to_string());
+    let repository = url.strip_suffix(".git").unwrap_or(&url);
+    // As GitLab names us to the job; where it does not, as it was named to us.
+    let named = job.variables.iter().rfind(|variable| variable.key == "CI_RUNNER_ID").map(|id| id.value.clone());
+    let runner_id = named.filter(|id| !id.is_empty()).unwrap_or_else(|| provenance.runner_id.to_string());
     let command = command
-        .arg("--generate-artifacts-metadata")
-        .arg("--runner-id")
-        .arg(provenance.runner_id.to_string())
-        .args(["--repo-url", repository.as_str(), "--repo-digest", job.git.sha.as_str()])
+        .args(["--generate-artifacts-metadata", "--runner-id", runner_id.as_str()])
+        .args(["--repo-url", repository, "--repo-digest", job.git.sha.as_str()])
         .args(["--job-name", job.name.as_str(), "--executor-name", provenance.executor.as_str()])
         .args(["--runner-name", provenance.runner_name.as_str(), "--started-at", provenance.started_at.as_str()])
         .args(["--ended-at", provenance.ended_at.as_str()])
         .args(["--schema-version", context.job.settings.slsa_schema_version.as_str()]);
-    let keys = context.job.variables.iter().map(|variable| variable.key.as_str());
+    let keys = job.variables.iter().map(|variable| variable.key.as_str());
     keys.fold(command, |command, key| command.args(["--metadata-parameter", key]))
 }

@@ -1,6 +1,6 @@
 //! restore_cache and archive_cache: calls of the helper, which has the archives and the transfers.
 
-use super::{Command, ScriptContext, Style, Test, Writer, begin, enter_project, in_tmp, with_helper};
+use super::{Command, ScriptContext, Style, Test, Writer, begin, enter_project, in_tmp, refused, with_helper};
 use crate::job::failure::Fault;
 use crate::job::payload::CacheEntry;
 use crate::shells::RemoteCache;
@@ -25,7 +25,7 @@ impl Policy {
             "" | "pull-push" => Ok(Self::PullPush),
             "pull" => Ok(Self::Pull),
             "push" => Ok(Self::Push),
-            other => Err(Fault::configuration(format!("unknown cache policy {other} for {shown_key}"))),
+            other => Err(refused(format!("unknown cache policy {other} for {shown_key}"))),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! cleanup_file_variables: nothing of the job's secrets stays behind.
 
-use super::git_settings::{external_file, global_file};
+use super::git_settings::{export_global, external_file, global_file};
 use super::{
     Command, ENVIRONMENT_FILE, MASKING_FILE, ScriptContext, Style, Writer, enter_project, export_variables, in_tmp,
     sources,
@@ -16,6 +16,7 @@ pub(super) fn cleanup(context: &ScriptContext, writer: &mut dyn Writer) {
     if used_git || cleans_up {
         // Git and its credential helpers see what they saw before.
         export_variables(context, writer, false);
+        export_global(context, writer);
     }
     if used_git {
         sources::forget_credentials(context, writer);

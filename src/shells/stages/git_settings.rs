@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::{ScriptContext, Writer, in_tmp};
+use super::{Command, ScriptContext, Test, Writer, in_tmp};
 use crate::job::settings::GitStrategy;
 use crate::shells::git_url::GitUrl;
 
@@ -15,6 +15,8 @@ const TEMPLATE_DIR: &str = "git-template";
 const EXTERNAL_FILE: &str = ".gitlab-runner.ext.conf";
 /// Takes the place of the user's settings where URLs carry no tokens.
 const GLOBAL_FILE: &str = ".glr.gconf";
+/// The user's settings, below the home.
+const USER_FILES: [&str; 2] = [".gitconfig", ".config/git/config"];
 
 /// Variables with paths of TLS files, and the settings that they become.
 const TLS_SETTINGS: [(&str, &str); 3] = [
@@ -40,26 +42,36 @@ pub(super) fn without_tokens(context: &ScriptContext) -> bool {
     context.job.flags.is_on("FF_GIT_URLS_WITHOUT_TOKENS")
 }
 
-/// Every stage's git finds the job's credentials, with the user's own settings still in force.
+/// Every stage's git finds the job's credentials.
 pub(super) fn export_global(context: &ScriptContext, writer: &mut dyn Writer) {
+    if without_tokens(context) {
+        writer.export("GIT_CONFIG_GLOBAL", &global_file(context));
+    }
+}
+
+/// Begins the file that every stage of the job names as the user's settings, with those that the user has. It is
+/// written once: what the job then sets with `git config --global` is there in its later stages.
+pub(super) fn begin_global(context: &ScriptContext, writer: &mut dyn Writer) {
     if !without_tokens(context) {
         return;
     }
-    let external = external_file(context);
-    let mut global = Settings::default();
-    // Git passes over included files that are not there, and knows `~`.
-    for path in ["~/.gitconfig", "~/.config/git/config", external.as_str()] {
-        global.set("include", None, "path", path);
+    let global = global_file(context);
+    let include = Command::new("git").args(["config", "--file", global.as_str(), "--add", "include.path"]);
+    writer.write_file(&global, "");
+    for file in USER_FILES {
+        // Git goes without settings of the user that it may not read, but not without an included file.
+        writer.begin_if(&Test::ReadableAtHome(file));
+        writer.run_with_home_file(&include, file);
+        writer.end_if();
     }
-    writer.write_file(&global_file(context), &global.text);
-    writer.export("GIT_CONFIG_GLOBAL", &global_file(context));
+    writer.run(&include.arg(external_file(context)));
 }
 
 /// Writes the settings without which strategy `none` and `empty` have no credentials.
 pub(super) fn write_minimal(context: &ScriptContext, writer: &mut dyn Writer) {
     if without_tokens(context) {
         let mut settings = Settings::default();
-        settings.credential_helper(&base_url(context));
+        settings.credential_helper(remote(context).filter(GitUrl::is_http));
         writer.write_file(&external_file(context), &settings.text);
     }
 }
@@ -102,7 +114,7 @@ fn external_settings(context: &ScriptContext) -> Settings {
         settings.set("url", Some(&replacement), "insteadOf", &original);
     }
     if without_tokens(context) {
-        settings.credential_helper(&base_url(context));
+        settings.credential_helper(remote(context).filter(GitUrl::is_http));
     }
     settings
 }
@@ -201,7 +213,7 @@ fn ssh_host(context: &ScriptContext) -> (String, String) {
 
 /// Whether the settings are cleaned before and after this job.
 pub(super) fn cleans_config(context: &ScriptContext) -> bool {
-    context.runner.clean_git_config && context.job.settings.git_strategy != GitStrategy::None
+    context.runner.clean_git_config.unwrap_or(context.job.settings.git_strategy != GitStrategy::None)
 }
 
 /// A file in the format of git's settings.
@@ -221,7 +233,7 @@ impl Settings {
     }
 
     /// The job's token for a server, from the job's own variables.
-    fn credential_helper(&mut self, server: &Option<GitUrl>) {
+    fn credential_helper(&mut self, server: Option<GitUrl>) {
         if let Some(server) = server {
             let origin = server.origin();
             // The empty one forgets the helpers of the user's own settings.

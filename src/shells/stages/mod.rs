@@ -8,8 +8,8 @@ mod sources;
 mod submodules;
 
 use super::ScriptContext;
-use super::writer::{Command, Echo, ExitCheck, Style, Test, Writer};
-use crate::job::failure::Fault;
+use super::writer::{Command, Echo, ExitCheck, LastStatus, Style, Test, Writer};
+use crate::job::failure::{FailureReason, Fault};
 use crate::job::stage::{Stage, StepName};
 
 /// `KEY=VALUE` lines that one stage leaves for the next ones.
@@ -51,9 +51,11 @@ fn step(name: &StepName, context: &ScriptContext, writer: &mut dyn Writer) -> bo
     begin(context, writer);
     enter_project(context, writer);
     let runner = &context.runner;
-    user_commands("pre_build_script", runner.pre_build.as_slice(), context, writer);
-    user_commands("script_step", &script, context, writer);
-    user_commands("post_build_script", runner.post_build.as_slice(), context, writer);
+    let (pre_build, post_build) = (runner.pre_build.as_slice(), runner.post_build.as_slice());
+    let script_is_last = if post_build.is_empty() { LastStatus::Counts } else { LastStatus::Passes };
+    user_commands("pre_build_script", pre_build, LastStatus::Passes, context, writer);
+    user_commands("script_step", &script, script_is_last, context, writer);
+    user_commands("post_build_script", post_build, LastStatus::Counts, context, writer);
     true
 }
 
@@ -65,7 +67,7 @@ fn after_script(context: &ScriptContext, writer: &mut dyn Writer) -> bool {
     begin(context, writer);
     enter_project(context, writer);
     writer.say(Style::Notice, "Running after script...");
-    user_commands("after_script_step", script, context, writer);
+    user_commands("after_script_step", script, LastStatus::Counts, context, writer);
     true
 }
 
@@ -102,7 +104,13 @@ fn enter_project(context: &ScriptContext, writer: &mut dyn Writer) {
 }
 
 /// Commands of people, of the job or of the runner's configuration.
-fn user_commands(prefix: &str, commands: &[String], context: &ScriptContext, writer: &mut dyn Writer) {
+fn user_commands(
+    prefix: &str,
+    commands: &[String],
+    last: LastStatus,
+    context: &ScriptContext,
+    writer: &mut dyn Writer,
+) {
     if commands.is_empty() {
         return;
     }
@@ -110,7 +118,7 @@ fn user_commands(prefix: &str, commands: &[String], context: &ScriptContext, wri
     let sections = flags.is_on("FF_SCRIPT_SECTIONS") && context.job.job.features.trace_sections;
     let echo = if sections { Echo::Sections { prefix } } else { Echo::FirstLine };
     let check = if flags.is_on("FF_ENABLE_BASH_EXIT_CODE_CHECK") { ExitCheck::Explicit } else { ExitCheck::ByShell };
-    writer.user_commands(commands, echo, check);
+    writer.user_commands(commands, echo, check, last);
 }
 
 /// What the helper does in `body`, or else why it is not done. Nothing is done without the helper.
@@ -120,6 +128,12 @@ fn with_helper(context: &ScriptContext, writer: &mut dyn Writer, task: &str, bod
     writer.otherwise();
     writer.say(Style::Warning, &format!("Missing {}. {task} is disabled.", context.helper));
     writer.end_if();
+}
+
+/// The job asks for a script that cannot be. The reference names no reason for it, which GitLab hears as a failure of
+/// the runner.
+fn refused(message: impl Into<String>) -> Fault {
+    Fault::of(FailureReason::RunnerSystemFailure, message)
 }
 
 /// The path of a file in the job's temporary directory.

@@ -1,7 +1,9 @@
 //! get_sources: the commit of the job in its project directory.
 
 use super::git_settings::{self, cleans_config, external_file, template_dir};
-use super::{Command, ScriptContext, Style, Test, Writer, begin, enter_project, submodules, user_commands};
+use super::{
+    Command, LastStatus, ScriptContext, Style, Test, Writer, begin, enter_project, refused, submodules, user_commands,
+};
 use crate::job::failure::Fault;
 use crate::job::settings::{GitStrategy, SubmoduleStrategy};
 use crate::shells::git_url::GitUrl;
@@ -13,11 +15,12 @@ const LEFTOVERS: [&str; 5] = ["index.lock", "shallow.lock", "HEAD.lock", "hooks/
 pub(super) fn get_sources(context: &ScriptContext, writer: &mut dyn Writer) -> Result<(), Fault> {
     let settings = &context.job.settings;
     if let SubmoduleStrategy::Invalid(_) = settings.submodule_strategy {
-        return Err(Fault::configuration("unknown GIT_SUBMODULE_STRATEGY"));
+        return Err(refused("unknown GIT_SUBMODULE_STRATEGY"));
     }
     begin(context, writer);
     writer.export("GIT_TERMINAL_PROMPT", "0");
     writer.export("GCM_INTERACTIVE", "Never");
+    git_settings::begin_global(context, writer);
     match settings.git_strategy {
         GitStrategy::None => {
             writer.say(Style::Notice, "Skipping Git repository setup");
@@ -48,8 +51,9 @@ fn from_repository(context: &ScriptContext, writer: &mut dyn Writer) -> Result<(
     if !context.shared_environment {
         global_tls_settings(context, writer);
     }
-    user_commands("pre_clone_script", context.runner.pre_get_sources.as_slice(), context, writer);
-    user_commands("pre_clone_script", &job.job.pre_get_sources, context, writer);
+    let hooks = &context.runner;
+    user_commands("pre_clone_script", hooks.pre_get_sources.as_slice(), LastStatus::Passes, context, writer);
+    user_commands("pre_clone_script", &job.job.pre_get_sources, LastStatus::Passes, context, writer);
     if !settings.lfs_skip_smudge {
         // Files of LFS come all at once after the checkout.
         writer.export("GIT_LFS_SKIP_SMUDGE", "1");
@@ -82,8 +86,8 @@ fn from_repository(context: &ScriptContext, writer: &mut dyn Writer) -> Result<(
         writer.say(Style::Notice, "Skipping Git checkout");
     }
     submodules::update(context, writer)?;
-    user_commands("post_clone_script", &job.job.post_get_sources, context, writer);
-    user_commands("post_clone_script", context.runner.post_get_sources.as_slice(), context, writer);
+    user_commands("post_clone_script", &job.job.post_get_sources, LastStatus::Passes, context, writer);
+    user_commands("post_clone_script", hooks.post_get_sources.as_slice(), LastStatus::Passes, context, writer);
     forget_credentials(context, writer);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Submodules of the checkout.
 
 use super::git_settings::external_file;
-use super::{Command, ScriptContext, Style, Test, Writer};
+use super::{Command, ScriptContext, Style, Test, Writer, refused};
 use crate::job::failure::Fault;
 use crate::job::settings::{JobSettings, SubmoduleStrategy};
 
@@ -15,12 +15,12 @@ pub(super) fn update(context: &ScriptContext, writer: &mut dyn Writer) -> Result
             writer.say(Style::Notice, "Skipping Git submodules setup");
             return Ok(());
         }
-        SubmoduleStrategy::Invalid(_) => return Err(Fault::configuration("unknown GIT_SUBMODULE_STRATEGY")),
+        SubmoduleStrategy::Invalid(_) => return Err(refused("unknown GIT_SUBMODULE_STRATEGY")),
         SubmoduleStrategy::Normal => false,
         SubmoduleStrategy::Recursive => true,
     };
     if settings.submodule_paths.iter().any(|path| path == EXCLUDE_ALL) {
-        return Err(Fault::configuration(format!("GIT_SUBMODULE_PATHS: {EXCLUDE_ALL:?} needs a path of its own")));
+        return Err(refused(format!("GIT_SUBMODULE_PATHS: {EXCLUDE_ALL:?} needs a path of its own")));
     }
     let submodules = Submodules { settings, recursive, external: external_file(context) };
     submodules.announce(writer);

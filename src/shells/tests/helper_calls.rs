@@ -124,20 +124,20 @@ fn a_cache_is_looked_for_under_its_key_and_then_the_fallbacks() {
 fn a_protected_fallback_is_refused_and_the_default_key_names_job_and_ref() {
     let place = place();
     let fields = json!({
-        "cache": [{"paths": ["v"]}], "variables": [{"key": "CACHE_FALLBACK_KEY", "value": "main-protected. "}],
+        "cache": [{"paths": ["v"]}], "variables": [{"key": "CACHE_FALLBACK_KEY", "value": "main-protected%2f"}],
     });
     let context = place.context(fields, ShellKind::Bash);
     assert_eq!(
         ran(&place, "restore_cache", &context).lines()[..2],
         [
-            "CACHE_FALLBACK_KEY \"main-protected. \" not allowed to end in \"-protected\"",
+            "CACHE_FALLBACK_KEY \"main-protected\" not allowed to end in \"-protected\"",
             "Checking cache for test/main...",
         ]
     );
 }
 
 #[test]
-fn policies_leave_out_one_side_and_unknown_ones_fail() {
+fn policies_leave_out_one_side_and_unknown_ones_are_a_failure_of_the_runner() {
     let place = place();
     for (policy, restored, saved) in
         [("", true, true), ("pull-push", true, true), ("pull", true, false), ("$PUSH", false, true)]
@@ -155,7 +155,7 @@ fn policies_leave_out_one_side_and_unknown_ones_fail() {
     for stage in [Stage::RestoreCache, Stage::ArchiveCache] {
         assert_eq!(
             script(&stage, &context).expect_err("refused"),
-            Fault::configuration("unknown cache policy both for k")
+            Fault::of(FailureReason::RunnerSystemFailure, "unknown cache policy both for k")
         );
     }
 }
@@ -249,18 +249,28 @@ fn stages_without_anything_to_do_have_no_script_and_the_plan_knows_it() {
 }
 
 #[test]
-fn metadata_is_asked_for_only_with_zip() {
+fn metadata_says_who_ran_the_payloads_job_when_and_only_with_zip() {
     let place = place();
     for (format, with) in [("zip", true), ("", false), ("gzip", false)] {
         let fields = json!({
             "artifacts": [{"paths": ["o"], "artifact_format": format}],
-            "variables": [{"key": "RUNNER_GENERATE_ARTIFACTS_METADATA", "value": "true"}],
+            "variables": [
+                {"key": "RUNNER_GENERATE_ARTIFACTS_METADATA", "value": "true"}, {"key": "CI_RUNNER_ID", "value": "34"},
+            ],
         });
         let mut context = place.context(fields, ShellKind::Bash);
-        context.provenance = Provenance { runner_id: 12, runner_name: "r 1".to_owned(), ..Provenance::default() };
+        context.provenance = Provenance {
+            runner_id: 12,
+            runner_name: "r 1".to_owned(),
+            executor: "instance".to_owned(),
+            started_at: "2026-11-21T01:07:45Z".to_owned(),
+            ended_at: "2026-11-21T01:07:46Z".to_owned(),
+        };
         let text = ran(&place, "upload_artifacts_on_success", &context).text;
-        let expected = "<--generate-artifacts-metadata><--runner-id><12><--repo-url><https://gitlab.example/g/p.git><--repo-digest><0123456789abcdef>";
+        let expected = "<--generate-artifacts-metadata><--runner-id><34><--repo-url><https://gitlab.example/g/p>\
+                        <--repo-digest><0123456789abcdef><--job-name><test><--executor-name><instance><--runner-name><r 1>\
+                        <--started-at><2026-11-21T01:07:45Z><--ended-at><2026-11-21T01:07:46Z><--schema-version><v1>\
+                        <--metadata-parameter><RUNNER_GENERATE_ARTIFACTS_METADATA><--metadata-parameter><CI_RUNNER_ID><--path>";
         assert_eq!(text.contains(expected), with, "{format}: {text}");
-        assert_eq!(text.contains("<--metadata-parameter><CI_SERVER>"), with);
     }
 }

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::gitlab::wire::JobPayload;
 use crate::job::dirs::Roots;
+use crate::job::failure::FailureReason;
 use crate::job::payload::Job;
 use crate::job::resolved::{Facts, TlsData};
 use crate::secret::Secret;

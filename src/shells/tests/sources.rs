@@ -102,7 +102,7 @@ fn settings_of_the_checkout_survive_where_cleaning_is_off() {
     let place = Place::new();
     let remote = Remote::new(&place, "p");
     let mut context = remote.context(&place, &[], ShellKind::Bash);
-    context.runner.clean_git_config = false;
+    context.runner.clean_git_config = Some(false);
     assert_eq!(place.run_stage("bash", "get_sources", &context).code, 0);
     let project = place.project(&context);
     place.git(&project, &["config", "mine.key", "1"]);
@@ -112,9 +112,22 @@ fn settings_of_the_checkout_survive_where_cleaning_is_off() {
     assert!(!ran.text.contains("Created fresh repository."), "{}", ran.text);
     assert_eq!(place.git(&project, &["config", "mine.key"]), "1");
     assert_eq!(place.git(&project, &["config", "--get-all", "include.path"]).lines().count(), 1);
-    context.runner.clean_git_config = true;
+    context.runner.clean_git_config = None;
     assert_eq!(place.run_stage("bash", "get_sources", &context).code, 0);
     assert_eq!(place.git(&project, &["config", "--default", "gone", "mine.key"]), "gone");
+}
+
+#[test]
+fn a_checkout_that_is_not_the_jobs_own_keeps_its_settings_unless_the_runner_says_to_clean_them() {
+    let place = Place::new();
+    let mut context = place.context(json!({"variables": [{"key": "GIT_STRATEGY", "value": "none"}]}), ShellKind::Bash);
+    let project = place.project(&context);
+    place.git(&project, &["init", "-q"]);
+    for (configured, kept) in [(None, true), (Some(false), true), (Some(true), false)] {
+        context.runner.clean_git_config = configured;
+        assert_eq!(place.run_stage("bash", "cleanup_file_variables", &context).code, 0);
+        assert_eq!(project.join(".git/config").exists(), kept, "{configured:?}");
+    }
 }
 
 #[test]
@@ -244,12 +257,12 @@ fn submodules_follow_the_strategy() {
 }
 
 #[test]
-fn an_unknown_submodule_strategy_is_a_configuration_error() {
+fn an_unknown_submodule_strategy_is_a_failure_of_the_runner() {
     let place = Place::new();
     let context =
         place.context(json!({"variables": [{"key": "GIT_SUBMODULE_STRATEGY", "value": "some"}]}), ShellKind::Bash);
     let fault = script(&Stage::GetSources, &context).expect_err("refused");
-    assert_eq!(fault, Fault::configuration("unknown GIT_SUBMODULE_STRATEGY"));
+    assert_eq!(fault, Fault::of(FailureReason::RunnerSystemFailure, "unknown GIT_SUBMODULE_STRATEGY"));
 }
 
 #[test]
@@ -291,6 +304,24 @@ fn hooks_run_around_the_sources_and_a_failing_one_fails_the_stage() {
     assert_eq!(lines[..4], ["$ echo pre-runner", "pre-runner", "$ echo pre-job", "pre-job"]);
     assert_eq!(lines[lines.len() - 4..], ["$ ls README.md", "README.md", "$ echo post-runner; exit 9", "post-runner"]);
     assert_eq!(ran.code, 9);
+}
+
+#[test]
+fn a_hooks_last_status_that_errexit_lets_pass_does_not_fail_the_stage() {
+    for (shell, kind) in SHELLS {
+        let place = Place::new();
+        let remote = Remote::new(&place, "p");
+        let mut fields = remote.fields(&[], 20);
+        let passes = "[ -f /nowhere ] && . /nowhere";
+        fields["hooks"] = json!([
+            {"name": "pre_get_sources_script", "script": [passes]}, {"name": "post_get_sources_script", "script": [passes]},
+        ]);
+        let mut context = place.context(fields, kind);
+        context.runner.pre_get_sources = Some(passes.to_owned());
+        context.runner.post_get_sources = Some(passes.to_owned());
+        let ran = place.run_stage(shell, "get_sources", &context);
+        assert_eq!(ran.code, 0, "{shell}: {}", ran.text);
+    }
 }
 
 #[test]
@@ -359,6 +390,81 @@ fn without_tokens_in_urls_the_credentials_come_from_the_jobs_variables() {
         for line in ["username=gitlab-ci-token", "password=64_job-token", "n"] {
             assert!(lines.contains(&line.to_owned()), "{strategy}: {lines:?}");
         }
+    }
+}
+
+/// A job whose URLs carry no tokens, with a step that asks git what it is given.
+fn without_tokens(place: &Place, strategy: &str, script: &[&str], kind: ShellKind) -> ScriptContext {
+    let variables = json!([
+        {"key": "FF_GIT_URLS_WITHOUT_TOKENS", "value": "true"}, {"key": "GIT_STRATEGY", "value": strategy},
+        {"key": "CI_JOB_TOKEN", "value": "64_job-token"},
+    ]);
+    place.context(json!({"variables": variables, "steps": [{"name": "script", "script": script}]}), kind)
+}
+
+#[test]
+fn without_tokens_in_urls_settings_of_the_user_that_cannot_be_read_are_left_out() {
+    for (shell, kind) in SHELLS {
+        let place = Place::new();
+        let context = without_tokens(&place, "none", &["git config credential.https://gitlab.example.username"], kind);
+        // The superuser, who may run this, can read all but what leads nowhere.
+        let home = place.path("circle");
+        fs::create_dir(&home).expect("a home");
+        std::os::unix::fs::symlink(".gitconfig", home.join(".gitconfig")).expect("a link");
+        for home in [Some(home), None] {
+            for (stage, last) in [("get_sources", "Skipping Git submodules setup"), ("step_script", "gitlab-ci-token")]
+            {
+                let mut command = place.command(shell);
+                command.env_remove("HOME");
+                command.envs(home.iter().map(|home| ("HOME", home)));
+                let ran = place.run(command, &place.script(stage, &context), true);
+                assert_eq!(ran.code, 0, "{shell}, home {home:?}: {}", ran.text);
+                assert_eq!(ran.lines().last().map(String::as_str), Some(last), "{shell}, home {home:?}: {}", ran.text);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_tokens_in_urls_the_credentials_are_for_the_host_of_the_sources() {
+    for strategy in ["fetch", "none"] {
+        let place = Place::new();
+        let mut context = without_tokens(&place, strategy, &[], ShellKind::Bash);
+        context.runner.url = "https://internal.example:8443/".to_owned();
+        place.run_stage("bash", "get_sources", &context);
+        let external =
+            fs::read_to_string(format!("{}/.gitlab-runner.ext.conf", context.job.dirs.tmp_dir)).expect("settings");
+        assert!(external.contains("[credential \"https://gitlab.example\"]"), "{strategy}: {external}");
+        assert!(!external.contains("[credential \"https://internal.example:8443\"]"), "{strategy}: {external}");
+    }
+}
+
+#[test]
+fn without_tokens_in_urls_settings_of_one_stage_hold_in_the_next_and_end_with_the_job() {
+    for (shell, kind) in SHELLS {
+        let place = Place::new();
+        let set = "git config --get-all safe.directory; git config --global job.key of-the-job; git config user.name";
+        let context = without_tokens(&place, "fetch", &[set], kind);
+        let mut safe = context.clone();
+        safe.runner.safe_directory_checkout = true;
+        // The fetch fails, there being no such server; the settings are there by then.
+        place.run_stage(shell, "get_sources", &safe);
+        let first = place.run_stage(shell, "step_script", &context).lines();
+        let project = place.project(&context).display().to_string();
+        assert_eq!(first[1..], [project, "n".to_owned()], "{shell}");
+        let key = without_tokens(&place, "fetch", &["git config --default gone job.key"], kind);
+        let later = place.run_stage(shell, "step_script", &key).lines();
+        assert_eq!(later.last().map(String::as_str), Some("of-the-job"), "{shell}");
+        place.run_stage(shell, "get_sources", &key);
+        let next = place.run_stage(shell, "step_script", &key).lines();
+        assert_eq!(next.last().map(String::as_str), Some("gone"), "{shell}");
+        let cleanup = place.script("cleanup_file_variables", &key);
+        assert!(
+            cleanup.contains("export GIT_CONFIG_GLOBAL="),
+            "its credential helpers forget the token too: {cleanup}"
+        );
+        let own = fs::read_to_string(place.path("home/.gitconfig")).expect("the user's settings");
+        assert!(!own.contains("of-the-job"), "{own}");
     }
 }
 

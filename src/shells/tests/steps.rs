@@ -141,6 +141,48 @@ fn scripts_of_the_runner_stand_around_those_of_the_job() {
     assert_eq!(lines, ["$ echo a # collapsed multi-line command", "a", "$ echo b", "b", "$ echo c$x", "c1"]);
 }
 
+/// What a step prints and ends with where the runner has scripts around it, in every shell.
+fn check_around(pre_build: &str, commands: &[&str], post_build: &str, code: i32, lines: &[&str]) {
+    for (shell, kind) in SHELLS {
+        let place = Place::new();
+        let mut context = place.context(json!({"steps": [{"name": "script", "script": commands}]}), kind);
+        context.runner.pre_build = Some(pre_build.to_owned());
+        context.runner.post_build = Some(post_build.to_owned()).filter(|text| !text.is_empty());
+        place.make_project(&context);
+        let ran = place.run_stage(shell, "step_script", &context);
+        let shown: Vec<String> = ran.lines().into_iter().filter(|line| !line.starts_with("$ ")).collect();
+        assert_eq!((ran.code, shown), (code, strings(lines)), "{shell}, {kind:?}");
+    }
+}
+
+#[test]
+fn a_last_status_that_errexit_lets_pass_counts_only_at_the_end_of_the_step() {
+    check_around("[ -f /nowhere ] && . /nowhere", &["echo b"], "", 0, &["b"]);
+    check_around("set +e\nfalse", &["echo b"], "echo c", 0, &["b", "c"]);
+    check_around("echo a \\", &["echo b", "[ -n \"\" ] && echo never"], "echo c", 0, &["a", "b", "c"]);
+    check_around("echo a # \\", &["echo b"], "[ -n \"\" ] && echo never", 1, &["a", "b"]);
+    check_around("true", &["echo b", "[ -n \"\" ] && echo never"], "", 1, &["b"]);
+}
+
+#[test]
+fn a_failure_that_errexit_sees_ends_the_step_wherever_it_is() {
+    check_around("echo a\n(exit 4)", &["echo never"], "echo never", 4, &["a"]);
+    check_around("true", &["(exit 5)"], "echo never", 5, &[]);
+    check_around("set +e\nexit 6", &["echo never"], "", 6, &[]);
+}
+
+#[test]
+fn what_is_no_command_ends_the_step_even_without_errexit() {
+    for (shell, kind) in SHELLS {
+        let place = Place::new();
+        let mut context = place.context(json!({"steps": [{"name": "script", "script": ["echo never"]}]}), kind);
+        context.runner.pre_build = Some("set +e\nif true; then".to_owned());
+        place.make_project(&context);
+        let ran = place.run_stage(shell, "step_script", &context);
+        assert!(ran.code != 0 && !ran.lines().contains(&"never".to_owned()), "{shell}: {}", ran.text);
+    }
+}
+
 #[test]
 fn values_reach_the_script_as_they_are() {
     let wild = "it's \"quoted\" $HOME `id` a;b\n\\n ~ {x,y} * é\t!";
