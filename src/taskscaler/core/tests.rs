@@ -5,6 +5,7 @@ mod arrivals;
 mod broken;
 mod crashes;
 mod direct;
+mod growth;
 mod mutants;
 mod pool;
 mod properties;

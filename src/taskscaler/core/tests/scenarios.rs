@@ -346,7 +346,7 @@ fn a_stuck_instance_is_given_up_however_often_the_manager_restarts() {
 fn an_instance_that_cannot_be_deleted_blocks_no_other() {
     let mut world = World::new(settings(1, 4, 0, 60), GroupStyle::default(), 1);
     jobs(&mut world, 3, 5, 30);
-    world.inject(&[(secs(30), Injection::Protect { nth: 0 })]);
+    world.inject(&[(secs(30), Injection::Protect { nth: 0, lasts: secs(86_400) })]);
     world.run_well(secs(600));
     assert_eq!((world.stats.finished, world.owned()), (3, 1), "two of three are deleted");
     jobs(&mut world, 3, 0, 30);

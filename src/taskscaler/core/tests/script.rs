@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::World;
+use super::world::{SimInstance, World};
 use crate::taskscaler::core::GroupState;
 
 /// One thing that happens.
@@ -57,9 +57,18 @@ pub(super) enum Injection {
     TimeOut {
         nth: u32,
     },
-    /// The group agrees to delete this one and never does.
+    /// For a while the group agrees to delete this one and does not.
     Protect {
         nth: u32,
+        lasts: Duration,
+    },
+    /// An instance answers, and no job can be prepared on it.
+    RefuseJobs {
+        nth: u32,
+    },
+    /// Somebody changes the group's own limit, and the manager hears of it.
+    GroupMax {
+        max: u32,
     },
     /// GitLab cancels a job that waits for its slot.
     CancelWaiting,
@@ -114,14 +123,10 @@ pub(super) fn apply(world: &mut World, injection: &Injection) {
                 world.take_away(&id);
             }
         }
-        Injection::Die { nth } => {
-            if let Some(id) = world.nth_running(nth)
-                && let Some(instance) = world.instances.get_mut(&id)
-            {
-                instance.dead = true;
-                instance.jobs.clear();
-            }
-        }
+        Injection::Die { nth } => on_running(world, nth, |instance| {
+            instance.dead = true;
+            instance.jobs.clear();
+        }),
         Injection::Hide { nth, lasts } => {
             if let Some(id) = world.nth_to_hide(nth)
                 && let Some(instance) = world.instances.get_mut(&id)
@@ -129,27 +134,28 @@ pub(super) fn apply(world: &mut World, injection: &Injection) {
                 instance.hidden_until = Some(now + lasts);
             }
         }
-        Injection::TimeOut { nth } => {
-            if let Some(id) = world.nth_running(nth)
-                && let Some(instance) = world.instances.get_mut(&id)
-            {
-                instance.state = GroupState::TimedOut;
-                instance.dead = true;
-                instance.jobs.clear();
-            }
+        Injection::TimeOut { nth } => on_running(world, nth, |instance| {
+            instance.state = GroupState::TimedOut;
+            instance.dead = true;
+            instance.jobs.clear();
+        }),
+        Injection::Protect { nth, lasts } => {
+            on_running(world, nth, |instance| instance.protected_until = Some(now + lasts));
         }
-        Injection::Protect { nth } => {
-            if let Some(id) = world.nth_running(nth)
-                && let Some(instance) = world.instances.get_mut(&id)
-            {
-                instance.protected = true;
-            }
-        }
+        Injection::RefuseJobs { nth } => on_running(world, nth, |instance| instance.refuses_jobs = true),
+        Injection::GroupMax { max } => world.limit_group(max),
         Injection::ClaimLost { lasts } => world.lose_claim(lasts),
         Injection::Reload { max_instances, idle_count } => world.reload(max_instances, idle_count),
         Injection::Crash { down } => world.crash(down),
         Injection::ClockJump { forward, by } => {
             world.now.utc = if forward { world.now.utc + by } else { world.now.utc - by };
         }
+    }
+}
+
+fn on_running(world: &mut World, nth: u32, happens: impl FnOnce(&mut SimInstance)) {
+    let id = world.nth_running(nth);
+    if let Some(instance) = id.and_then(|id| world.instances.get_mut(&id)) {
+        happens(instance);
     }
 }

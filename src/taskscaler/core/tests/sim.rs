@@ -22,7 +22,7 @@ use crate::taskscaler::core::settings::{ScaleThrottle, Settings, UnknownInstance
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 1000;
 /// Faults happen, and jobs arrive, in this time.
-const TROUBLE: Duration = Duration::from_secs(5 * 3600);
+pub(super) const TROUBLE: Duration = Duration::from_secs(5 * 3600);
 /// Afterwards nothing goes wrong for this long, and everything must come to rest.
 const CALM: Duration = Duration::from_secs(2 * 3600);
 /// No fault lasts longer.
@@ -187,7 +187,7 @@ fn script(dice: &mut Dice) -> Vec<(Duration, Injection)> {
 fn injection(dice: &mut Dice) -> Injection {
     let lasts = Duration::from_secs(dice.pick(&[5, 30, 120, 600, LONGEST_FAULT]));
     let nth = u32::try_from(dice.between(0, 59)).unwrap();
-    match dice.between(0, 26) {
+    match dice.between(0, 28) {
         0..=7 => Injection::Jobs {
             count: u32::try_from(dice.pick(&[1, 1, 3, 10, 40])).unwrap(),
             runs: Duration::from_secs(dice.pick(&[1, 12, 60, 600])),
@@ -210,11 +210,14 @@ fn injection(dice: &mut Dice) -> Injection {
             // Preemptive with nothing idle would never ask for a job.
             idle_count: dice.pick(&[1, 5, 8]),
         },
-        24 => match dice.between(0, 1) {
+        24 => match dice.between(0, 2) {
             0 => Injection::TimeOut { nth },
+            1 => Injection::GroupMax { max: dice.pick(&[3, 8, 20, 60]) },
             _ => Injection::ClockJump { forward: dice.one_in(2), by: Duration::from_secs(3600) },
         },
         25 => Injection::CancelWaiting,
+        26 => Injection::Protect { nth, lasts },
+        27 => Injection::RefuseJobs { nth },
         _ => Injection::Crash { down: dice.millis(100, 60_000) },
     }
 }
@@ -249,7 +252,8 @@ fn at_rest(world: &World) -> Result<(), String> {
         world.store.instances.iter().filter(|it| it.gone_at.is_none() && !it.foreign).map(|it| used_up(it.uses)).sum();
     let wanted = (idle_count + lost).div_ceil(slots);
     let foreign = world.foreign();
-    let room = world.settings.max_instances.map_or(u32::MAX, |max| max.get() - foreign);
+    let max = world.settings.max_instances.map_or(u32::MAX, NonZeroU32::get);
+    let room = max.min(world.style.max.unwrap_or(u32::MAX)) - foreign;
     if world.owned() != wanted.min(room) {
         return Err(format!("I12: {} instances at rest, and the policy wants {}", world.owned(), wanted.min(room)));
     }

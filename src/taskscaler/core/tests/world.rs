@@ -118,8 +118,8 @@ pub(super) struct SimInstance {
     pub started: u32,
     pub created_at: Instant,
     pub deleting_by_us: bool,
-    /// It is not deleted whoever asks.
-    pub protected: bool,
+    /// Until then it is not deleted whoever asks.
+    pub protected_until: Option<Instant>,
     /// The group may leave it out of a listing by mistake.
     pub may_hide: bool,
     /// It answers, and no job can be prepared on it.
@@ -508,6 +508,13 @@ impl World {
             self.core = Core::new(self.settings.clone(), self.now);
         }
         self.tell(Event::SettingsChanged(Box::new(self.settings.clone())));
+    }
+
+    pub(super) fn limit_group(&mut self, max: u32) {
+        self.style.max = Some(max);
+        if self.down_until.is_none() {
+            self.tell(Event::GroupLookedUp { group_max: self.style.max });
+        }
     }
 
     pub(super) fn schedule_group(&mut self, after: Duration) {
@@ -996,9 +1003,9 @@ impl World {
     fn begin_deletion(&mut self, id: &InstanceId) {
         let takes = self.dice.millis(self.style.delete.0, self.style.delete.1);
         let until = self.now.instant + takes;
-        let Some(instance) = self.instances.get_mut(id).filter(|it| !it.deleting_by_us && !it.protected) else {
-            return;
-        };
+        let now = self.now.instant;
+        let goes = |it: &&mut SimInstance| !it.deleting_by_us && it.protected_until.is_none_or(|until| until <= now);
+        let Some(instance) = self.instances.get_mut(id).filter(goes) else { return };
         // What somebody else deletes already has left the size of the group, or is being replaced.
         if instance.state == GroupState::Deleting {
             return;
@@ -1110,7 +1117,7 @@ impl World {
             started: 0,
             created_at: self.now.instant,
             deleting_by_us: false,
-            protected: false,
+            protected_until: None,
             may_hide: true,
             refuses_jobs: false,
         };
