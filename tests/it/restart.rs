@@ -1,12 +1,12 @@
 //! A manager that is killed: the next one keeps the pool, ends the jobs that were left, and tells GitLab.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use flotilla::ids::InstanceId;
+use flotilla::ids::{InstanceId, JobId};
 use flotilla::journal::Journal;
 use flotilla::sandbox::{JobHandle, JobReport, JobStatus, RUNNER_TOKEN, SandboxJob};
 use flotilla::taskscaler::core::records::InstanceRecord;
@@ -114,12 +114,13 @@ async fn killed_at_random_under_load_nothing_leaks_and_no_job_is_lost() {
     let kills = number("FLOTILLA_KILLS").unwrap_or(KILLS);
     let seed = number("FLOTILLA_SEED").unwrap_or_else(rand::random);
     println!("{kills} kills, FLOTILLA_SEED={seed}");
+    let began = flotilla::time::now().instant;
     let mut load = Load::start(u64::from(seed)).await;
     for round in 0..kills {
         load.round(round).await;
     }
     load.come_to_rest().await;
-    println!("{}", load.summary(kills));
+    println!("{}; {} s", load.summary(kills), began.elapsed().as_secs());
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long to run is the caller's choice")]
@@ -135,7 +136,7 @@ struct Load {
     random: SmallRng,
     jobs: Vec<JobHandle>,
     /// Jobs that were running when their manager was killed, and those of them that were told failed for it.
-    caught: usize,
+    caught: BTreeSet<JobId>,
     failed: Cell<usize>,
     reused: usize,
     /// The most instances that were seen at once.
@@ -154,7 +155,7 @@ impl Load {
             own: rand::random(),
             random: SmallRng::seed_from_u64(seed),
             jobs: Vec::new(),
-            caught: 0,
+            caught: BTreeSet::new(),
             failed: Cell::new(0),
             reused: 0,
             peak: Cell::new(0),
@@ -178,6 +179,8 @@ impl Load {
             false
         });
         self.rig.manager.kill();
+        // What was on its way is taken in by GitLab in this time.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         let before: BTreeMap<String, u32> = self.alive().into_iter().collect();
         let caught: Vec<JobHandle> =
             self.jobs.iter().filter(|job| status(job) == JobStatus::Running).cloned().collect();
@@ -185,7 +188,7 @@ impl Load {
         for job in &caught {
             self.told(job, round).await;
         }
-        self.caught += caught.len();
+        self.caught.extend(caught.iter().map(JobHandle::id));
         let after: BTreeMap<String, u32> = self.alive().into_iter().collect();
         for (name, pid) in &before {
             assert_eq!(after.get(name), Some(pid), "round {round}: an instance of the pool is gone\n{}", self.log());
@@ -234,7 +237,11 @@ impl Load {
             let ended = job.wait_final(LIMIT).await;
             let report = ended.unwrap_or_else(|error| panic!("{error}\n{}\n{}", text(&job.trace()), self.log()));
             allowed(&report);
+            let was_caught = self.caught.contains(&job.id());
+            let how = (report.status, &report.failure_reason);
+            assert!(was_caught || report.status == JobStatus::Success, "{}: {how:?}\n{}", report.name, self.log());
         }
+        assert!(!self.log().contains("instance unexpectedly removed"), "{}", self.log());
         // What the manager writes without waiting is written in a moment.
         let is_at_rest = |load: &Self| {
             let log = load.log();
@@ -261,9 +268,10 @@ impl Load {
         let succeeded = self.jobs.iter().filter(|job| status(job) == JobStatus::Success).count();
         let Self { jobs, caught, failed, reused, peak, looks, .. } = self;
         format!(
-            "{kills} kills, {} jobs: {succeeded} succeeded, {caught} were running at a kill, {} of them told failed for \
+            "{kills} kills, {} jobs: {succeeded} succeeded, {} were running at a kill, {} of them told failed for \
              it; instances of a killed manager used again: {reused}; in {} looks at most {} instances of {MAX_INSTANCES}",
             jobs.len(),
+            caught.len(),
             failed.get(),
             looks.get(),
             peak.get()

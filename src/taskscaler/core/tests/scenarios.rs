@@ -107,7 +107,7 @@ fn scale_factor_adds_idle_capacity_up_to_its_limit() {
 
 #[test]
 fn the_maximum_bounds_twenty_jobs_whatever_the_idle_target() {
-    // 20 at most, 40 wanted; and 25 wanted with 20 busy: the documents' examples of limits.
+    // The documents' own numbers, where `concurrent` bounds the jobs, are in `simulate/tests.rs`.
     for wanted in [40, 25] {
         let mut world = World::new(settings(1, 20, 10, 600), GroupStyle::default(), 1);
         jobs(&mut world, wanted, 30, 120);
@@ -131,6 +131,11 @@ fn two_idle_machines_become_five_and_seven_as_jobs_come() {
     jobs(&mut world, 2, 0, 1800);
     world.run_well(secs(60));
     assert_eq!(world.owned(), 7);
+    // The jobs end within half an hour, and IdleTime is half an hour more.
+    world.run_well(secs(1800));
+    assert_eq!(world.owned(), 7);
+    world.run_well(secs(1800));
+    assert_eq!(world.owned(), 2);
 }
 
 #[test]

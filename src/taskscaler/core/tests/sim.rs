@@ -327,6 +327,7 @@ fn promises_hold_through_seeded_faults() {
     // Other worlds each time: what no run has met yet is what there is to find.
     let base = from_environment("FLOTILLA_SIM_BASE", rand::random());
     let count = from_environment("FLOTILLA_SIM_SEEDS", SEEDS);
+    let began = crate::time::now().instant;
     let total = run_seeds(base, count);
     let hours = count * (TROUBLE + CALM + Duration::from_secs(LONGEST_FAULT)).as_secs() / 3600;
     // Past the test runner, which keeps what a passing test prints to itself.
@@ -334,8 +335,14 @@ fn promises_hold_through_seeded_faults() {
     writeln!(
         shown,
         "simulator: {count} seeds from {base}, {hours} simulated hours, {} steps, {} faults, {} crashes, {} instances, \
-         {} jobs finished and {} lost with their instance or manager; violations: 0",
-        total.steps, total.faults, total.crashes, total.created, total.finished, total.lost
+         {} jobs finished and {} lost with their instance or manager; violations: 0; {} s",
+        total.steps,
+        total.faults,
+        total.crashes,
+        total.created,
+        total.finished,
+        total.lost,
+        began.elapsed().as_secs()
     )
     .unwrap();
     assert!(count < 10 || (total.finished > 1000 && total.crashes > 10), "the worlds were too quiet to show anything");
