@@ -32,7 +32,8 @@ fn settings() -> Settings {
         update_interval_when_expecting: Duration::from_secs(2),
         deletion_retry_interval: Duration::from_secs(60),
         failure_threshold: number(3),
-        liveness_interval: Duration::from_secs(300),
+        // Checks are events of their own.
+        liveness_interval: Duration::from_secs(3600),
         on_shutdown: OnShutdown::Keep,
         unknown: UnknownInstances::Adopt,
     }
@@ -71,6 +72,16 @@ fn fleet(now: Now) -> Core {
     core
 }
 
+/// The same with no slot free, and as many keys again that wait for one.
+fn crowd(now: Now) -> Core {
+    let mut core = fleet(now);
+    for number in u64::from(INSTANCES)..3 * u64::from(INSTANCES) {
+        core.handle(Event::AcquisitionRequested { ticket: Ticket(number), key: key(number) }, now);
+    }
+    obey(&mut core, now);
+    core
+}
+
 /// Resident memory of this process, in KiB.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -101,6 +112,27 @@ fn passes(criterion: &mut Criterion) {
             core.handle(Event::Released { key: key(ticket), release: Release::Finished }, later);
             obey(&mut core, later);
         });
+    });
+    let idle = now.after(Duration::from_secs(601));
+    criterion.bench_function("a pass that gives up 4,500 idle instances", |bencher| {
+        bencher.iter_batched_ref(
+            || fleet(now),
+            |core| {
+                core.handle_timeout(idle);
+                obey(core, idle);
+            },
+            BatchSize::LargeInput,
+        );
+    });
+    criterion.bench_function("a pass with 10,000 more jobs that wait", |bencher| {
+        bencher.iter_batched_ref(
+            || crowd(now),
+            |core| {
+                core.handle_timeout(later);
+                obey(core, later);
+            },
+            BatchSize::LargeInput,
+        );
     });
     let mut step = now;
     criterion.bench_function("a listing of all", |bencher| {
