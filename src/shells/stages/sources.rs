@@ -1,7 +1,7 @@
 //! get_sources: the commit of the job in its project directory.
 
 use super::git_settings::{self, cleans_config, external_file, template_dir};
-use super::{Command, ScriptContext, Style, Test, Writer, begin, enter_project, submodules, user_commands};
+use super::{Command, ScriptContext, Style, Test, Writer, begin, enter_project, lfs, submodules, user_commands};
 use crate::job::failure::Fault;
 use crate::job::settings::{GitStrategy, SubmoduleStrategy};
 use crate::shells::git_url::GitUrl;
@@ -227,6 +227,7 @@ fn checkout(context: &ScriptContext, writer: &mut dyn Writer) {
         writer.begin_if(&Test::RunsQuietly(&Command::new("git").args(["lfs", "version"])));
         writer.run(&Command::new("git").args(["lfs", "pull"]));
         writer.say_nothing();
+        lfs::otherwise_refuse(context, writer, &lfs::is_wanted());
         writer.end_if();
     }
 }
