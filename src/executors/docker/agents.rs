@@ -19,6 +19,8 @@ use crate::job::failure::{FailureReason, Fault};
 pub(crate) struct ContainerAgents {
     pub(crate) engine: Engine,
     pub(crate) container: String,
+    /// Whom agents by exec run as; the container's user where absent.
+    pub(crate) user: Option<&'static str>,
 }
 
 impl fmt::Debug for ContainerAgents {
@@ -34,6 +36,11 @@ impl AgentDialer for ContainerAgents {
 }
 
 impl ContainerAgents {
+    /// The same container, for what is done as root.
+    pub(crate) fn as_root(&self) -> Self {
+        Self { user: Some("0"), ..self.clone() }
+    }
+
     /// Starts the container. Its main process speaks on the stream that this gives back.
     pub(crate) async fn start(&self) -> Result<BoxStream, Fault> {
         // Attached first, so that nothing of what it says is missed.
@@ -65,6 +72,7 @@ impl ContainerAgents {
             attach_stdin: Some(true),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
+            user: self.user.map(str::to_owned),
             cmd: Some([AGENT_PATH, "agent", "--root", JOBS_FOLDER].map(str::to_owned).into()),
             ..ExecConfig::default()
         };
