@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 /// What `/proc/PID/stat` says that matters here.
@@ -54,18 +55,40 @@ pub fn descendants(ancestor: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// Sends `signal` to all descendants of `ancestor`. One that has ended meanwhile is no error.
-pub fn signal_descendants(ancestor: i32, signal: Signal) -> io::Result<()> {
-    for pid in descendants(ancestor)? {
-        if let Some(pid) = Pid::from_raw(pid) {
-            match rustix::process::kill_process(pid, signal) {
-                // Gone, or changed its user (a set-uid program): the others still get theirs.
-                Ok(()) | Err(rustix::io::Errno::SRCH | rustix::io::Errno::PERM) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+/// Who got a signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signalled {
+    reached: usize,
+    /// Those of another user, such as what `sudo` has started.
+    forbidden: usize,
+}
+
+impl Signalled {
+    /// Whether some are left, and no signal of ours can reach any of them.
+    pub fn is_all_forbidden(self) -> bool {
+        self.reached == 0 && self.forbidden > 0
     }
-    Ok(())
+
+    fn note(&mut self, sent: Result<(), Errno>) -> io::Result<()> {
+        match sent {
+            Ok(()) => self.reached += 1,
+            // The others still get theirs.
+            Err(Errno::PERM) => self.forbidden += 1,
+            Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+/// Sends `signal` to all descendants of `ancestor`. One that has ended meanwhile is no error, nor is one of
+/// another user.
+pub fn signal_descendants(ancestor: i32, signal: Signal) -> io::Result<Signalled> {
+    let mut signalled = Signalled::default();
+    for pid in descendants(ancestor)?.into_iter().filter_map(Pid::from_raw) {
+        signalled.note(rustix::process::kill_process(pid, signal))?;
+    }
+    Ok(signalled)
 }
 
 #[cfg(test)]
@@ -77,6 +100,19 @@ mod tests {
         let text = "41 (a) b (c) S 7 41 41 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 2 3";
         assert_eq!(parse_stat(text), Some(Stat { parent: 7, started: 987_654 }));
         assert_eq!(parse_stat("41 (a"), None);
+    }
+
+    #[test]
+    fn processes_of_others_are_all_that_is_left_when_none_was_reached() {
+        let check = |sent: &[Result<(), Errno>], expected| {
+            let mut signalled = Signalled::default();
+            sent.iter().for_each(|sent| signalled.note(*sent).unwrap());
+            assert_eq!(signalled.is_all_forbidden(), expected, "{sent:?}");
+        };
+        check(&[], false);
+        check(&[Err(Errno::SRCH)], false);
+        check(&[Err(Errno::PERM), Ok(())], false);
+        check(&[Err(Errno::SRCH), Err(Errno::PERM)], true);
     }
 
     #[test]
