@@ -68,12 +68,15 @@ impl ContainerAgents {
     }
 
     async fn exec(&self) -> Result<Session, OpenError> {
+        // One that stands in for the main process has what the image's entrypoint has exported; root's has its own.
+        let beside = self.user.is_none().then_some("--beside");
+        let command = [AGENT_PATH, "agent", "--root", JOBS_FOLDER].into_iter().chain(beside);
         let config = ExecConfig {
             attach_stdin: Some(true),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             user: self.user.map(str::to_owned),
-            cmd: Some([AGENT_PATH, "agent", "--root", JOBS_FOLDER].map(str::to_owned).into()),
+            cmd: Some(command.map(str::to_owned).collect()),
             ..ExecConfig::default()
         };
         let exec = match self.engine.api.create_exec(&self.container, config).await {

@@ -4,8 +4,10 @@
 //! child, so nothing that a script started can leave the tree, whatever session or group it makes.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
@@ -31,6 +33,34 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let parent = fields.nth(1)?.parse().ok()?;
     let started = fields.nth(17)?.parse().ok()?;
     Some(Stat { parent, started })
+}
+
+/// The environment that the first agent of this container (`--stay`) was started with: an image's entrypoint may
+/// have added to it. `None` where there is no such process, or it is another user's.
+pub fn environment_of_first_agent() -> Option<Vec<(OsString, OsString)>> {
+    let is_first = |pid: i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0).skip(1);
+        words.next() == Some(b"agent") && words.any(|word| word == b"--stay")
+    };
+    let numbers = fs::read_dir("/proc").ok()?.flatten();
+    let first = numbers
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| is_first(*pid))
+        .min()?;
+    Some(parse_environment(&fs::read(format!("/proc/{first}/environ")).ok()?))
+}
+
+/// `NAME=VALUE`, each with a NUL after it.
+fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
+    let text = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+    bytes
+        .split(|byte| *byte == 0)
+        .filter_map(|variable| {
+            let end = variable.iter().position(|byte| *byte == b'=')?;
+            Some((text(variable.get(..end)?), text(variable.get(end + 1..)?)))
+        })
+        .collect()
 }
 
 /// All descendants of `ancestor`, parents before their children, as signals are sent in that order: a shell
@@ -113,6 +143,14 @@ mod tests {
         check(&[Err(Errno::SRCH)], false);
         check(&[Err(Errno::PERM), Ok(())], false);
         check(&[Err(Errno::SRCH), Err(Errno::PERM)], true);
+    }
+
+    #[test]
+    fn environment_is_read_with_empty_values_and_equals_signs_in_them() {
+        let pairs = parse_environment(b"A=1\0B=\0C=x=y\0none\0");
+        let pairs: Vec<_> =
+            pairs.iter().map(|(name, value)| (name.to_str().unwrap(), value.to_str().unwrap())).collect();
+        assert_eq!(pairs, [("A", "1"), ("B", ""), ("C", "x=y")]);
     }
 
     #[test]

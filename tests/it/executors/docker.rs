@@ -197,6 +197,22 @@ async fn cancel_ends_the_stage_and_the_container_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stages_after_a_lost_connection_have_what_the_entrypoint_exported() {
+    let bench = docker(QUIET);
+    let entrypoint = ["/bin/sh", "-c", "export EXPORTED='by the entrypoint'; exec \"$@\"", "sh"];
+    let image = json!({"name": "flotilla-test/busybox", "entrypoint": entrypoint});
+    let mut environment = bench.prepare(json!({"image": image})).await.unwrap();
+    let script = "echo $EXPORTED; echo $GREETING; pwd";
+    assert_eq!(stage(&mut environment, "step_script", script).await.unwrap(), Exit::Code(0));
+    let before = bench.trace.take_stdout();
+    bench.machine.cut();
+    assert_eq!(stage(&mut environment, "after_script", script).await.unwrap(), Exit::Code(0));
+    assert_eq!(text(&before), "by the entrypoint\nhello\n/\n");
+    assert_eq!(text(&bench.trace.stdout()), text(&before));
+    environment.cleanup().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_connections_change_nothing_in_the_trace() {
     let bench = docker(QUIET);
     let mut environment = bench.prepare(json!({})).await.unwrap();
