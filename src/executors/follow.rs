@@ -20,7 +20,7 @@ use super::access::AccessError;
 use crate::backoff::Backoff;
 use crate::detached::records::{Decoder, Position};
 use crate::detached::session::{Event, Session, SessionError};
-use crate::detached::wire::{Answer, Request, Start};
+use crate::detached::wire::{Answer, Request, Start, WireError};
 use crate::detached::{Exit, StageFolder};
 use crate::error_chain::Chain;
 use crate::job::failure::{FailureReason, Fault};
@@ -269,8 +269,14 @@ impl Run<'_> {
         match &mut self.task {
             Task::Start(start) if !self.confirmed => {
                 start.id = id;
-                self.offered = true;
-                session.send(&[Request::Start(start.clone()), follow]).await?;
+                match session.send(&[Request::Start(start.clone()), follow]).await {
+                    // Nothing was sent, and no other session would fare better.
+                    Err(SessionError::Wire(error)) => return Ok(Err(cannot_be_sent(&error))),
+                    sent => {
+                        self.offered = true;
+                        sent?;
+                    }
+                }
             }
             Task::Start(_) | Task::Resume(..) => session.send(&[follow]).await?,
         }
@@ -341,6 +347,11 @@ impl Run<'_> {
 /// A stage without an exit status on an instance that answers: nothing speaks against the instance.
 fn of_stage(message: impl Into<String>) -> Fault {
     Fault::of(FailureReason::RunnerSystemFailure, message)
+}
+
+/// The stage's script with all its variables is more than the agent takes at once.
+fn cannot_be_sent(error: &WireError) -> Fault {
+    of_stage(format!("the stage's script cannot be sent: {}. Most of it are the job's variables", Chain(error)))
 }
 
 async fn until(at: Option<tokio::time::Instant>) {
@@ -417,6 +428,25 @@ mod tests {
         assert!(timeout(Duration::from_secs(60), run).await.is_err());
         let opened = link.dialer().opened.load(Ordering::SeqCst);
         assert!((50..150).contains(&opened), "{opened}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn script_that_no_session_can_carry_fails_the_stage_at_once() {
+        let mut link = AgentLink::new(Introductions::new(Duration::ZERO), None, RECONNECT_BUDGET);
+        let start = Start {
+            id: 0,
+            folder: StageFolder::new("job", "step_script", 0),
+            shell: Vec::new(),
+            script: "x".repeat(wire::MAX_FRAME),
+            directory: None,
+            umask: None,
+            environment: Vec::new(),
+        };
+        let (cancel, mut progress) = (CancellationToken::new(), |_| ());
+        let fault = link.run(Task::Start(start), &NoTrace, &cancel, &mut progress).await.unwrap_err();
+        assert_eq!(fault.reason(), FailureReason::RunnerSystemFailure);
+        assert!(fault.message.contains("longer than 33554432"), "{}", fault.message);
+        assert_eq!(link.dialer().opened.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test(start_paused = true)]

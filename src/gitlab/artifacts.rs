@@ -266,8 +266,9 @@ impl ArtifactsClient {
         url: Url,
         tokens_of: Option<&JobCredentials>,
     ) -> Result<reqwest::RequestBuilder, CallError> {
-        let (http, _) = self.transport.http()?;
-        let mut request = http
+        let current = self.transport.http()?;
+        let mut request = current
+            .client
             .request(method, url)
             .header(reqwest::header::USER_AGENT, identity::user_agent())
             .header(transport::REQUEST_ID, transport::request_id());

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use reqwest::tls::TlsInfo;
 use reqwest::{Method, Response, StatusCode};
 
+use super::connections::CurrentClient;
 use super::error::CallError;
 use super::retry::{Attempts, Verdict};
 use super::tls::JobTls;
@@ -44,7 +46,18 @@ pub(super) struct Reply {
     /// How long the server wants to be left alone, where that is longer than a call waits.
     pub(super) retry_after: Option<Duration>,
     pub(super) correlation_id: String,
-    pub(super) tls: Arc<JobTls>,
+    tls: Arc<JobTls>,
+    /// That of its own connection, in PEM.
+    chain: Option<Arc<str>>,
+}
+
+impl Reply {
+    /// What a job that came with this needs for its own connections.
+    pub(super) fn job_tls(&self) -> JobTls {
+        let mut tls = (*self.tls).clone();
+        tls.ca_chain = tls.ca_chain.or_else(|| self.chain.as_deref().map(str::to_owned));
+        tls
+    }
 }
 
 impl Call {
@@ -104,25 +117,25 @@ impl Transport {
     /// Dropping the future ends the call and its waits.
     pub(super) async fn call(&self, call: &Call, attempts: &mut Attempts) -> Result<Reply, CallError> {
         loop {
-            let (request_id, tls, response) = self.follow(call).await?;
+            let (request_id, current, response) = self.follow(call).await?;
             match attempts.judge(response.status().as_u16(), wish(response.headers()), rand::random()) {
                 Verdict::TryAgainAfter(wait) => {
                     // Its body is read, so that the connection serves the next try.
                     read_body(response, BODY_LIMIT).await;
                     tokio::time::sleep(wait).await;
                 }
-                Verdict::Final => return Ok(finish(response, call.body_limit, None, request_id, tls).await),
+                Verdict::Final => return Ok(finish(response, call.body_limit, None, request_id, current).await),
                 Verdict::FinalWithWish(wish) => {
-                    return Ok(finish(response, call.body_limit, Some(wish), request_id, tls).await);
+                    return Ok(finish(response, call.body_limit, Some(wish), request_id, current).await);
                 }
             }
         }
     }
 
     /// One try, over redirects, to the head of its answer.
-    async fn follow(&self, call: &Call) -> Result<(String, Arc<JobTls>, Response), CallError> {
+    async fn follow(&self, call: &Call) -> Result<(String, CurrentClient, Response), CallError> {
         let request_id = request_id();
-        let (http, tls) = self.http()?;
+        let current = self.http()?;
         let mut step = redirect::Step {
             method: call.method.clone(),
             url: self.url(&call.path, call.query.as_deref()),
@@ -130,7 +143,8 @@ impl Transport {
             with_tokens: true,
         };
         for _ in 0..=redirect::LIMIT {
-            let mut request = http
+            let mut request = current
+                .client
                 .request(step.method.clone(), step.url.clone())
                 .timeout(CALL_TIMEOUT)
                 .header(USER_AGENT, identity::user_agent())
@@ -147,11 +161,16 @@ impl Transport {
             match redirect::next(response.status(), location, &step.method, &step.url, step.with_body) {
                 // Tokens that were left behind once do not come back on the way.
                 Some(next) => step = redirect::Step { with_tokens: next.with_tokens && step.with_tokens, ..next },
-                None => return Ok((request_id, tls, response)),
+                None => return Ok((request_id, current, response)),
             }
         }
         Err(CallError::TooManyRedirects { limit: redirect::LIMIT })
     }
+}
+
+/// The chain that the connection of an answer was trusted by.
+fn chain_of(current: &CurrentClient, response: &Response) -> Option<Arc<str>> {
+    current.witness.chain_of(response.extensions().get::<TlsInfo>()?.peer_certificate()?)
 }
 
 async fn finish(
@@ -159,10 +178,11 @@ async fn finish(
     limit: usize,
     retry_after: Option<Duration>,
     request_id: String,
-    tls: Arc<JobTls>,
+    current: CurrentClient,
 ) -> Reply {
+    let chain = chain_of(&current, &response);
     let (status, headers) = (response.status(), response.headers().clone());
     let correlation_id = text(&headers, REQUEST_ID).filter(|id| !id.is_empty()).map_or(request_id, str::to_owned);
     let (body, body_error) = read_body(response, limit).await;
-    Reply { status, headers, body, body_error, retry_after, correlation_id, tls }
+    Reply { status, headers, body, body_error, retry_after, correlation_id, tls: current.tls, chain }
 }

@@ -14,6 +14,7 @@ use tracing::warn;
 use super::error::ClientError;
 use super::proxy::ProxySettings;
 use super::tls::{JobTls, Material, Stamp, TlsFiles};
+use super::trust::{Authorities, Witness};
 use crate::error_chain::Chain;
 use crate::time;
 
@@ -70,23 +71,35 @@ pub(super) struct Pool {
     current: Mutex<Current>,
 }
 
+/// An HTTP client, and what belongs to its connections.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "manager"), expect(dead_code, reason = "only what hands out jobs is asked about its TLS"))]
+pub(super) struct CurrentClient {
+    pub(super) client: reqwest::Client,
+    /// From the files that it was made from.
+    pub(super) tls: Arc<JobTls>,
+    pub(super) witness: Arc<Witness>,
+}
+
 #[derive(Debug)]
 struct Current {
     client: reqwest::Client,
     tls: Arc<JobTls>,
+    witness: Arc<Witness>,
     stamp: Stamp,
     made: Instant,
 }
 
 impl Pool {
-    /// The HTTP client for the next call, and the TLS data that it was made from.
-    pub(super) fn current(&self) -> Result<(reqwest::Client, Arc<JobTls>), ClientError> {
+    /// The HTTP client for the next call.
+    pub(super) fn current(&self) -> Result<CurrentClient, ClientError> {
         let mut current = lock(&self.current);
         let age = time::now().instant.saturating_duration_since(current.made);
         if self.max_age.is_some_and(|max_age| age > max_age) || self.files.stamp() != current.stamp {
             *current = Current::make(&self.files, &self.proxies)?;
         }
-        Ok((current.client.clone(), Arc::clone(&current.tls)))
+        let Current { client, tls, witness, .. } = &*current;
+        Ok(CurrentClient { client: client.clone(), tls: Arc::clone(tls), witness: Arc::clone(witness) })
     }
 }
 
@@ -98,32 +111,20 @@ impl Current {
         for problem in &material.problems {
             warn!(error = %Chain(problem), "TLS file left out");
         }
-        let (client, tls) = make_client(material, &proxies.to_proxies()?)?;
-        Ok(Self { client, tls: Arc::new(tls), stamp, made: time::now().instant })
+        let (client, tls, witness) = make_client(material, &proxies.to_proxies()?)?;
+        Ok(Self { client, tls: Arc::new(tls), witness, stamp, made: time::now().instant })
     }
 }
 
-/// Falls back where authorities are refused: first without the file's, then without the system's, which
-/// are missing in a minimal image and which plain HTTP does not need.
-fn make_client(mut material: Material, proxies: &[reqwest::Proxy]) -> Result<(reqwest::Client, JobTls), ClientError> {
-    let authorities = std::mem::take(&mut material.authorities);
-    let base = || {
-        let mut builder = builder(proxies);
-        if let Some(identity) = &material.identity {
-            builder = builder.identity(identity.clone());
-        }
-        builder
-    };
-    match base().tls_certs_merge(authorities).build() {
-        Ok(client) => return Ok((client, material.job)),
-        Err(error) => warn!(error = %Chain(&error), "authorities refused"),
-    }
-    material.job.ca_chain = None;
-    if let Ok(client) = base().build() {
-        return Ok((client, material.job));
-    }
-    let client = base().tls_certs_only([]).build().map_err(|source| ClientError::Build { source })?;
-    Ok((client, material.job))
+fn make_client(
+    material: Material,
+    proxies: &[reqwest::Proxy],
+) -> Result<(reqwest::Client, JobTls, Arc<Witness>), ClientError> {
+    let authorities = Authorities::of_this_machine(material.authorities);
+    let (tls, witness) =
+        authorities.client(material.identity.as_ref()).map_err(|source| ClientError::Tls { source })?;
+    let client = builder(proxies).tls_backend_preconfigured(tls).build();
+    Ok((client.map_err(|source| ClientError::Build { source })?, material.job, witness))
 }
 
 fn builder(proxies: &[reqwest::Proxy]) -> reqwest::ClientBuilder {
@@ -138,6 +139,8 @@ fn builder(proxies: &[reqwest::Proxy]) -> reqwest::ClientBuilder {
         .tcp_nodelay(true)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(MAX_IDLE)
+        // Each answer tells whose it is, by which the chain of its connection is found.
+        .tls_info(true)
         .no_proxy();
     for proxy in proxies {
         builder = builder.proxy(proxy.clone());

@@ -23,6 +23,11 @@ pub enum ClientError {
         #[source]
         source: reqwest::Error,
     },
+    #[error("setting up TLS")]
+    Tls {
+        #[source]
+        source: rustls::Error,
+    },
 }
 
 /// A TLS file that was given but cannot be used. It is warned about and left out.
@@ -43,8 +48,17 @@ pub enum TlsFileError {
         cert: PathBuf,
         key: PathBuf,
         #[source]
-        source: reqwest::Error,
+        source: IdentityError,
     },
+}
+
+/// Why a certificate and its key are no client's.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("reading them")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    #[error("using them")]
+    Tls(#[from] rustls::Error),
 }
 
 /// A request without a whole answer.

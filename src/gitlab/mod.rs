@@ -11,6 +11,7 @@
 pub mod artifacts;
 #[cfg(feature = "manager")]
 mod call;
+mod chain;
 #[cfg(feature = "manager")]
 mod client;
 mod connections;
@@ -29,6 +30,7 @@ pub mod retry;
 mod salvage;
 pub mod tls;
 mod transport;
+pub(crate) mod trust;
 mod url;
 #[cfg(feature = "manager")]
 pub mod wire;

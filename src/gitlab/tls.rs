@@ -9,9 +9,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use reqwest::{Certificate, Identity};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 
-use super::error::TlsFileError;
+use super::error::{IdentityError, TlsFileError};
+use super::trust::Authorities;
 use crate::secret::Secret;
 
 /// A bundle of authorities has a few hundred kilobytes; what is larger is a mistake.
@@ -27,7 +30,8 @@ pub struct TlsFiles {
     pub key: Option<PathBuf>,
 }
 
-/// What a job needs for its own connections to GitLab (git, artifacts): the contents of the files.
+/// What a job needs for its own connections to GitLab (git, artifacts): the contents of the files. Where there is
+/// no file with authorities, the chain that GitLab's own connection was trusted by (`protocol.md` 17.7).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobTls {
     pub ca_chain: Option<String>,
@@ -39,11 +43,18 @@ pub struct JobTls {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamp([Option<(SystemTime, u64)>; 3]);
 
+/// What a client shows of itself.
+#[derive(Debug)]
+pub(crate) struct ClientIdentity {
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+    pub(super) key: PrivateKeyDer<'static>,
+}
+
 /// The files, read.
 #[derive(Debug, Default)]
 pub(super) struct Material {
-    pub(super) authorities: Vec<Certificate>,
-    pub(super) identity: Option<Identity>,
+    pub(super) authorities: Vec<CertificateDer<'static>>,
+    pub(super) identity: Option<ClientIdentity>,
     pub(super) job: JobTls,
     pub(super) problems: Vec<TlsFileError>,
 }
@@ -73,13 +84,15 @@ impl Material {
     fn add_authorities(&mut self, path: &Path) {
         match read_text(path) {
             Err(problem) => self.problems.push(problem),
-            Ok(text) => match Certificate::from_pem_bundle(text.as_bytes()) {
-                Ok(authorities) if !authorities.is_empty() => {
-                    self.authorities = authorities;
+            Ok(text) => {
+                let found: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok).collect();
+                if Authorities::can_vouch(&found) {
+                    self.authorities = found;
                     self.job.ca_chain = Some(text);
+                } else {
+                    self.problems.push(TlsFileError::Certificate { path: path.to_owned() });
                 }
-                Ok(_) | Err(_) => self.problems.push(TlsFileError::Certificate { path: path.to_owned() }),
-            },
+            }
         }
     }
 
@@ -88,7 +101,7 @@ impl Material {
             (Ok(cert), Ok(key)) => (cert, key),
             (cert, key) => return self.problems.extend(cert.err().into_iter().chain(key.err())),
         };
-        match Identity::from_pem(format!("{cert_text}\n{key_text}").as_bytes()) {
+        match ClientIdentity::read(&cert_text, &key_text) {
             Ok(identity) => {
                 self.identity = Some(identity);
                 self.job.cert = Some(cert_text);
@@ -99,6 +112,17 @@ impl Material {
                 self.problems.push(problem);
             }
         }
+    }
+}
+
+impl ClientIdentity {
+    fn read(cert: &str, key: &str) -> Result<Self, IdentityError> {
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<_, _>>()?;
+        let identity = Self { certificates, key: PrivateKeyDer::from_pem_slice(key.as_bytes())? };
+        // A key that is not the certificate's is noticed here, not at the first connection.
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        CertifiedKey::from_der(identity.certificates.clone(), identity.key.clone_key(), &provider)?;
+        Ok(identity)
     }
 }
 

@@ -8,9 +8,8 @@ use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 use serde_json::Value;
 
-use super::connections::Pool;
+use super::connections::{CurrentClient, Pool};
 use super::error::{CallError, ClientError};
-use super::tls::JobTls;
 use super::{retry, url};
 use crate::secret::Secret;
 use crate::time;
@@ -48,8 +47,8 @@ impl Transport {
         moved.then(|| Self { root, pool: Arc::clone(&self.pool) })
     }
 
-    /// The HTTP client for the next request, and the TLS data that it was made from.
-    pub(super) fn http(&self) -> Result<(reqwest::Client, Arc<JobTls>), ClientError> {
+    /// The HTTP client for the next request.
+    pub(super) fn http(&self) -> Result<CurrentClient, ClientError> {
         self.pool.current()
     }
 }

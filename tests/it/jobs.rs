@@ -1,6 +1,9 @@
 //! How jobs end, with real parts: OpenSSH's sshd in a namespace of its own as the instance, a real Docker Engine
 //! behind it. Only GitLab is the sandbox.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use flotilla::sandbox::{Fault, FaultKind, JobStatus, On, SandboxJob};
@@ -156,4 +159,24 @@ async fn twenty_jobs_at_once_share_one_instance_of_debians_defaults() {
         rig.leaves_nothing();
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stage_does_not_wait_for_what_only_another_user_may_end() {
+    // As `sudo` leaves it: a process of root's below a user's job. It ends before the stage would be given up.
+    let folder = tempfile::Builder::new().prefix("flotilla-sudo-").tempdir().expect("a folder");
+    let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permissions");
+    open(folder.path(), 0o755);
+    let sudo = folder.path().join("sudo");
+    fs::copy("/usr/bin/setpriv", &sudo).expect("util-linux");
+    open(&sudo, 0o4755);
+    let marker = format!("9.{}", std::process::id());
+    let rig = Rig::boot(Setup::of("instance")).await;
+    let (sudo, up) = (sudo.display(), folder.path().join("up").display().to_string());
+    let start = format!("{sudo} --reuid=0 --clear-groups sh -c 'touch {up}; exec sleep {marker}' >/dev/null 2>&1 &");
+    let wait = format!("until [ -e {up} ]; do sleep 0.01; done");
+    let (report, trace) = rig.run(SandboxJob::new("leaves", &[&start, &wait])).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    let left = rig.instance.processes().into_iter().any(|line| line.contains(&marker));
+    assert!(left, "it has ended before the stage\n{trace}");
 }

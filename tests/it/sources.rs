@@ -1,6 +1,7 @@
 //! Sources of a real git server, over HTTP.
 
 use flotilla::sandbox::{JobStatus, SandboxJob};
+use serde_json::json;
 
 use crate::harness::for_each_executor;
 use crate::harness::git_server::GitServer;
@@ -116,5 +117,42 @@ async fn git_of_a_configured_helper_image_serves_an_image_without_git() {
     assert_eq!(report.status, JobStatus::Success, "{trace}");
     assert!(trace.contains(" the first line\n") && trace.contains(" no git here\n"), "{trace}");
     assert!(trace.contains(&format!("Using helper image:  {GIT_IMAGE}  (overridden, default would be  ")), "{trace}");
+    rig.leaves_nothing();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_other_users_follow_each_other_in_one_checkout_and_one_cache() {
+    let server = GitServer::start().await;
+    // A folder of the host is root's, whoever the job is.
+    let builds = tempfile::Builder::new().prefix("flotilla-builds-").tempdir().expect("a folder");
+    let docker = format!("volumes = [\"{}:/builds\", \"/cache\"]", builds.path().display());
+    let rig = Rig::boot(Setup { docker: &docker, ..with_git("docker-autoscaler") }).await;
+    let script = [
+        "echo uid-$(id -u)",
+        "cat vendor/stamp 2>/dev/null || echo cold",
+        "mkdir -p -m 700 left-behind && touch left-behind/x",
+        "[ -d vendor ] || mkdir -m 777 vendor",
+        "rm -f vendor/stamp && echo warm-of-$(id -u) > vendor/stamp",
+    ];
+    for (user, says) in [
+        ("", [" uid-0\n", " cold\n"]),
+        ("1000", [" uid-1000\n", " warm-of-0\n"]),
+        ("", [" uid-0\n", " warm-of-1000\n"]),
+        ("1001", [" uid-1001\n", " warm-of-0\n"]),
+    ] {
+        let image = json!({"name": GIT_IMAGE, "executor_opts": {"docker": {"user": user}}});
+        let job = SandboxJob::new("sources", &script)
+            .git(&server.url(), "main", &server.head())
+            .cache("main-1", &["vendor/"])
+            .artifacts(&["README.md"], "on_success")
+            .with(|payload| payload["image"] = image);
+        let job = rig.enqueue(job);
+        let (report, trace) = crate::harness::finish(&job).await;
+        assert_eq!(report.status, JobStatus::Success, "{trace}");
+        assert!(says.iter().all(|part| trace.contains(part)), "{says:?}\n{trace}");
+        assert!(trace.contains("Created cache"), "{trace}");
+        assert_eq!(trace.contains("Removing left-behind/"), !says.contains(&" cold\n"), "{trace}");
+        assert_eq!(job.artifacts().len(), 1, "{trace}");
+    }
     rig.leaves_nothing();
 }

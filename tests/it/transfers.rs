@@ -97,3 +97,22 @@ async fn the_cache_of_one_job_is_there_for_the_next_on_the_same_instance() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_know_gitlabs_authority_where_their_image_and_instance_know_none() {
+    for_each_executor(|executor| async move {
+        let rig = Rig::boot(Setup { tls: true, ..Setup::of(executor) }).await;
+        let script = ["mkdir out", "cp \"$CI_SERVER_TLS_CA_FILE\" out/chain.pem", "grep -c BEGIN out/chain.pem"];
+        let job = rig.enqueue(SandboxJob::new("makes", &script).artifacts(&["out/"], "always"));
+        let (report, trace) = crate::harness::finish(&job).await;
+        assert_eq!(report.status, JobStatus::Success, "{trace}");
+        // The server's own certificate, the one in between, and the authority, which the server does not send.
+        assert!(trace.contains(" 3\n"), "{trace}");
+        assert_eq!(job.artifacts().len(), 1, "{trace}");
+        let script = ["tail -n 2 out/chain.pem"];
+        let (report, trace) = rig.run(SandboxJob::new("uses", &script).needs_artifacts_of(job.id())).await;
+        assert_eq!(report.status, JobStatus::Success, "{trace}");
+        assert!(trace.contains("END CERTIFICATE"), "{trace}");
+    })
+    .await;
+}

@@ -115,6 +115,9 @@ pub struct DockerEnvironment<T: JobTrace> {
 #[derive(Debug)]
 struct Container {
     link: AgentLink<ContainerAgents>,
+    /// Where the container's user is another than root: an agent of root's beside the first, opened by the first
+    /// stage that needs it. The reference runs its own stages in its helper image, as root.
+    root: Option<AgentLink<ContainerAgents>>,
     hello: Hello,
 }
 
@@ -288,15 +291,16 @@ impl<T: JobTrace> DockerEnvironment<T> {
             network: self.network.as_deref(),
         };
         let body = blueprint.body(configured_user);
-        let open = |path: &str, mode| Folder { path: path.to_owned(), mode };
-        let folders = if container::is_root(user) {
-            Vec::new()
-        } else {
-            let made = self.volumes.made.iter().map(|made| open(&made.destination, OPEN_FOLDER));
-            made.chain([open(JOBS_FOLDER, SHARED_FOLDER)]).collect()
-        };
+        let folders = if container::is_root(user) { Vec::new() } else { self.open_folders() };
         self.leftovers.note_container(&name);
         Request { name, body, folders }
+    }
+
+    /// What users other than root must be able to write to.
+    fn open_folders(&self) -> Vec<Folder> {
+        let open = |path: &str, mode| Folder { path: path.to_owned(), mode };
+        let made = self.volumes.made.iter().map(|made| open(&made.destination, OPEN_FOLDER));
+        made.chain([open(JOBS_FOLDER, SHARED_FOLDER)]).collect()
     }
 
     async fn start(&self, kind: Kind, request: Request) -> Result<Container, Fault> {
@@ -311,7 +315,7 @@ impl<T: JobTrace> DockerEnvironment<T> {
         if program.is_some() || !request.folders.is_empty() {
             helper_volume::put(engine, &created.id, &request.folders, program.as_deref()).await?;
         }
-        let agents = ContainerAgents { engine: engine.clone(), container: created.id };
+        let agents = ContainerAgents { engine: engine.clone(), container: created.id, user: None };
         let trace = &self.trace;
         let mut noise = |bytes: &[u8]| {
             if kind == Kind::Build {
@@ -322,7 +326,13 @@ impl<T: JobTrace> DockerEnvironment<T> {
         let stream = agents.start().await?;
         let session = unless(cancel, agents.first(stream, &mut noise)).await?;
         let hello = session.hello().clone();
-        Ok(Container { link: AgentLink::new(agents, Some(session), *reconnect_budget), hello })
+        if hello.uid != 0 && request.folders.is_empty() {
+            // The image starts as root, and its entrypoint goes on as someone else.
+            helper_volume::put(engine, &agents.container, &self.open_folders(), None).await?;
+        }
+        let has_other_user = kind == Kind::Build && hello.uid != 0;
+        let root = has_other_user.then(|| AgentLink::new(agents.as_root(), None, *reconnect_budget));
+        Ok(Container { link: AgentLink::new(agents, Some(session), *reconnect_budget), root, hello })
     }
 
     pub fn job(&self) -> &ResolvedJob {
@@ -362,7 +372,14 @@ impl<T: JobTrace> DockerEnvironment<T> {
         let slot = if is_build || !has_predefined { &mut self.build } else { &mut self.predefined };
         let Some(container) = slot else { return Err(Fault::environment_gone("the job's container is gone")) };
         let umask = !is_build && !self.ingredients.job.flags.is_on("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR");
-        let folder = StageFolder::new(&self.ingredients.key, &run.stage.id(), run.attempt);
+        let key = &self.ingredients.key;
+        let container_id = container.link.dialer().container.clone();
+        // Without the umask, files have to be the image's user's (the reference gives them to it afterwards).
+        let (link, folder) = match container.root.as_mut().filter(|_| umask) {
+            // The two users' agents cannot share a folder, as it is closed to others.
+            Some(root) => (root, StageFolder::new(&format!("{key}-root"), &run.stage.id(), run.attempt)),
+            None => (&mut container.link, StageFolder::new(key, &run.stage.id(), run.attempt)),
+        };
         let start = Start {
             id: 0,
             folder: folder.clone(),
@@ -375,7 +392,7 @@ impl<T: JobTrace> DockerEnvironment<T> {
         let stage = &self.stage;
         stage.send_replace(Some(StageHandle {
             instance: self.ingredients.instance.clone(),
-            place: Place::Container { id: container.link.dialer().container.clone() },
+            place: Place::Container { id: container_id },
             folder: folder.clone(),
             position: Position::default(),
         }));
@@ -388,10 +405,10 @@ impl<T: JobTrace> DockerEnvironment<T> {
                 }
             });
         };
-        let result = container.link.run(Task::Start(start), &self.trace, run.cancel, &mut progress).await;
+        let result = link.run(Task::Start(start), &self.trace, run.cancel, &mut progress).await;
         let result = match result {
             Err(fault) if fault.class == FaultClass::EnvironmentGone => {
-                let agents = container.link.dialer().clone();
+                let agents = link.dialer().clone();
                 *slot = None;
                 let salvaged = salvage::salvage(&agents, &folder, delivered, &self.trace, run.cancel).await;
                 salvaged.ok().flatten().ok_or(fault)

@@ -26,7 +26,8 @@ pub(crate) enum Reply {
     Cut,
 }
 
-type Replies = Arc<dyn Fn(String) -> Reply + Send + Sync>;
+/// By the request's first line and its body.
+type Replies = Arc<dyn Fn(String, String) -> Reply + Send + Sync>;
 
 /// The engine and the instance that it runs on.
 pub(crate) struct FakeEngine {
@@ -42,6 +43,11 @@ impl std::fmt::Debug for FakeEngine {
 
 impl FakeEngine {
     pub(crate) fn start(replies: impl Fn(String) -> Reply + Send + Sync + 'static) -> Engine {
+        Self::start_by_line(move |_, body| replies(body))
+    }
+
+    /// For tests that tell requests apart by what they ask for.
+    pub(crate) fn start_by_line(replies: impl Fn(String, String) -> Reply + Send + Sync + 'static) -> Engine {
         let access = Self { id: InstanceId::new("i-1"), replies: Arc::new(replies) };
         Engine::new(Arc::new(access), DockerEndpoint::default()).expect("a client")
     }
@@ -95,8 +101,8 @@ impl EngineDialer for Dialer {
 
 /// One request a connection.
 async fn serve(mut stream: DuplexStream, replies: Replies) -> io::Result<()> {
-    let body = read_request(&mut stream).await?;
-    match replies(body) {
+    let (line, body) = read_request(&mut stream).await?;
+    match replies(line, body) {
         Reply::Cut => {}
         Reply::Silence => drop(stream.read_u8().await),
         Reply::Status(status, body) => {
@@ -115,15 +121,16 @@ async fn serve(mut stream: DuplexStream, replies: Replies) -> io::Result<()> {
     Ok(())
 }
 
-/// The request's body.
-async fn read_request(stream: &mut DuplexStream) -> io::Result<String> {
+/// The request's first line and its body.
+async fn read_request(stream: &mut DuplexStream) -> io::Result<(String, String)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
     }
-    let head = String::from_utf8_lossy(&head).to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let line = head.lines().next().unwrap_or_default().to_owned();
+    let length = head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     stream.read_exact(&mut body).await?;
-    Ok(String::from_utf8_lossy(&body).into_owned())
+    Ok((line, String::from_utf8_lossy(&body).into_owned()))
 }

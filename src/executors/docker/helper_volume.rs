@@ -63,7 +63,8 @@ pub(crate) async fn fill(
     };
     let container = engine.api.create_container(None, body).await.map_err(|error| errors::fault(&error))?;
     let filled = fill_through(engine, helper, &container.id).await;
-    let options = RemoveContainerOptionsBuilder::default().force(true).build();
+    // The image's own volumes were made for it and serve nobody else.
+    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     if let Err(error) = engine.api.remove_container(&container.id, Some(options)).await {
         tracing::info!(container = %container.id, error = %Chain(&error), "a container that filled a volume was left");
     }
@@ -172,6 +173,22 @@ mod tests {
         fill(&engine, &helper, "image", labels).await.unwrap_err();
         let body: serde_json::Value = serde_json::from_str(&asked.lock().unwrap()[0]).unwrap();
         assert_eq!(body["Labels"]["job.id"], "7");
+    }
+
+    #[tokio::test]
+    async fn container_that_fills_the_volume_takes_the_volumes_of_its_image_along() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&asked);
+        let engine = FakeEngine::start_by_line(move |line, _| {
+            let reply = if line.starts_with("DELETE") { (204, "") } else { (201, "{\"Id\":\"c\",\"Warnings\":[]}") };
+            noted.lock().unwrap().push(line);
+            Reply::Status(reply.0, reply.1.to_owned())
+        });
+        let helper = HelperBinary { path: "/none".into(), name: "flotilla-helper-0".to_owned() };
+        drop(fill(&engine, &helper, "image", HashMap::new()).await);
+        let asked = asked.lock().unwrap();
+        let removal = asked.iter().find(|line| line.starts_with("DELETE")).unwrap();
+        assert!(removal.contains("/containers/c?") && removal.contains("v=true"), "{removal}");
     }
 
     #[test]

@@ -139,7 +139,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn engine_that_gives_nothing_is_waited_for_shorter_after_a_cancel() {
         let engine = FakeEngine::start(|_| Reply::Slow(vec![(LIMIT * 100, String::new())]));
-        let agents = ContainerAgents { engine, container: "c".to_owned() };
+        let agents = ContainerAgents { engine, container: "c".to_owned(), user: None };
         let folder = StageFolder::new("job", "step_script", 0);
         let cancel = CancellationToken::new();
         for limit in [LIMIT, LIMIT_AFTER_CANCEL] {

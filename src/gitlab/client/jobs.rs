@@ -168,7 +168,7 @@ fn job(reply: &Reply, answered: &Answered) -> RequestOutcome {
             credentials: JobCredentials { id: JobId(payload.id), token: payload.token.clone() },
             payload,
             correlation_id: reply.correlation_id.clone(),
-            tls: (*reply.tls).clone(),
+            tls: reply.job_tls(),
         })),
         Err(error) => undecodable(Chain(&error).to_string()),
     }

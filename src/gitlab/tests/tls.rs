@@ -156,7 +156,7 @@ fn files_that_cannot_be_used_are_left_out() {
     ] {
         let shown = format!("{files:?}");
         let pool = connections().pool(&files).unwrap();
-        let (_, tls) = pool.current().unwrap();
+        let tls = pool.current().unwrap().tls;
         assert_eq!(*tls, crate::gitlab::tls::JobTls::default(), "{shown}");
     }
 }
@@ -165,7 +165,7 @@ fn files_that_cannot_be_used_are_left_out() {
 async fn connections_are_made_anew_when_they_are_old() {
     let connections = Connections::new(ProxySettings::default(), Duration::from_secs(900));
     let pool = connections.pool(&TlsFiles::default()).unwrap();
-    let tls = || Arc::as_ptr(&pool.current().unwrap().1);
+    let tls = || Arc::as_ptr(&pool.current().unwrap().tls);
     let first = tls();
     tokio::time::advance(Duration::from_secs(900)).await;
     assert_eq!(tls(), first);

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::error_chain::Chain;
 use crate::gitlab::proxy::ProxySettings;
+use crate::gitlab::trust::Authorities;
 use crate::helper::calendar::{http_date, parse_http_date};
 use crate::helper::environment::Environment;
 use crate::helper::meter::Meter;
@@ -94,12 +95,11 @@ impl Remote {
         for made in http.chain(https) {
             proxies.push(made.map_err(RemoteError::transport)?.no_proxy(NoProxy::from_string(&settings.no_proxy)));
         }
-        let builder = || {
-            let builder = Client::builder().connect_timeout(CONNECT_LIMIT).timeout(limit).no_proxy().referer(false);
-            proxies.iter().fold(builder, |builder, proxy| builder.proxy(proxy.clone()))
-        };
-        // A minimal image has no authorities, and plain HTTP needs none.
-        let client = builder().build().or_else(|_| builder().tls_certs_only([]).build());
+        let authorities = Authorities::of_this_machine(Vec::new()).client(None);
+        let (tls, _) = authorities.map_err(|error| RemoteError::Transport(error.to_string()))?;
+        let builder = Client::builder().tls_backend_preconfigured(tls).connect_timeout(CONNECT_LIMIT).timeout(limit);
+        let builder = builder.no_proxy().referer(false);
+        let client = proxies.into_iter().fold(builder, reqwest::ClientBuilder::proxy).build();
         Ok(Self { client: client.map_err(RemoteError::transport)? })
     }
 

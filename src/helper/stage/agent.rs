@@ -8,6 +8,7 @@
 //! the container, and it reaps what else is orphaned there.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 use rustix::process::WaitOptions;
 
 use super::folder::{Folder, Inheritance};
+use super::processes;
 use crate::detached::wire::{self, Answer, Frame, Hello, MAGIC, PROTOCOL, Request, SHELLS, Start, WireError};
 use crate::detached::{Ending, StageFolder, path_safe};
 use crate::helper::Environment;
@@ -52,6 +54,9 @@ pub struct AgentArgs {
     /// Be a container's main process: go on when the input ends, and reap orphans.
     #[arg(long)]
     pub stay: bool,
+    /// Give stages the environment of this container's main process, as it would itself.
+    #[arg(long)]
+    pub beside: bool,
 }
 
 /// Runs the agent until its input ends.
@@ -81,6 +86,8 @@ impl From<Errno> for AgentError {
 struct Options {
     root: PathBuf,
     stay: bool,
+    /// What stages get in place of our own environment.
+    environment: Option<Vec<(OsString, OsString)>>,
     /// Where programs are looked for.
     path: String,
 }
@@ -91,6 +98,7 @@ impl Options {
         Self {
             root: arguments.root.clone().unwrap_or_else(home),
             stay: arguments.stay,
+            environment: if arguments.beside { processes::environment_of_first_agent() } else { None },
             path: environment.get("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin").to_owned(),
         }
     }
@@ -313,6 +321,9 @@ impl Agent {
         command.arg("keep");
         if let Some(mask) = start.umask {
             command.arg(format!("--umask={mask:o}"));
+        }
+        if let Some(environment) = &self.options.environment {
+            command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
         }
         command.arg(folder.path()).args(shell).envs(start.environment.iter().map(|(name, value)| (name, value)));
         if let Some(directory) = &start.directory {

@@ -200,9 +200,13 @@ impl Stage {
             }
             let now = time::now().instant;
             if self.kill_at.is_some_and(|at| at <= now) {
-                processes::signal_descendants(own_pid(), Signal::KILL).map_err(KeepError::Watch)?;
+                let killed = processes::signal_descendants(own_pid(), Signal::KILL).map_err(KeepError::Watch)?;
                 self.kill_at = Some(now + KILL_INTERVAL);
-                self.give_up_at.get_or_insert(now + KILL_LIMIT);
+                let give_up_at = self.give_up_at.get_or_insert(now + KILL_LIMIT);
+                if killed.is_all_forbidden() {
+                    // None of them will die of us, so what is waited for is only one that is just ending.
+                    *give_up_at = (*give_up_at).min(now + KILL_INTERVAL);
+                }
             }
             let all_gone = self.reaped.is_none() || self.give_up_at.is_some_and(|at| at <= now);
             if all_gone && !self.has_output().map_err(KeepError::Watch)? {

@@ -4,9 +4,12 @@
 //! child, so nothing that a script started can leave the tree, whatever session or group it makes.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 /// What `/proc/PID/stat` says that matters here.
@@ -32,6 +35,34 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { parent, started })
 }
 
+/// The environment that the first agent of this container (`--stay`) was started with: an image's entrypoint may
+/// have added to it. `None` where there is no such process, or it is another user's.
+pub fn environment_of_first_agent() -> Option<Vec<(OsString, OsString)>> {
+    let is_first = |pid: i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0).skip(1);
+        words.next() == Some(b"agent") && words.any(|word| word == b"--stay")
+    };
+    let numbers = fs::read_dir("/proc").ok()?.flatten();
+    let first = numbers
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| is_first(*pid))
+        .min()?;
+    Some(parse_environment(&fs::read(format!("/proc/{first}/environ")).ok()?))
+}
+
+/// `NAME=VALUE`, each with a NUL after it.
+fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
+    let text = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+    bytes
+        .split(|byte| *byte == 0)
+        .filter_map(|variable| {
+            let end = variable.iter().position(|byte| *byte == b'=')?;
+            Some((text(variable.get(..end)?), text(variable.get(end + 1..)?)))
+        })
+        .collect()
+}
+
 /// All descendants of `ancestor`, parents before their children, as signals are sent in that order: a shell
 /// must not see its child die and start the next command before its own signal arrives. Numbers say nothing about
 /// age: they wrap.
@@ -54,18 +85,40 @@ pub fn descendants(ancestor: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// Sends `signal` to all descendants of `ancestor`. One that has ended meanwhile is no error.
-pub fn signal_descendants(ancestor: i32, signal: Signal) -> io::Result<()> {
-    for pid in descendants(ancestor)? {
-        if let Some(pid) = Pid::from_raw(pid) {
-            match rustix::process::kill_process(pid, signal) {
-                // Gone, or changed its user (a set-uid program): the others still get theirs.
-                Ok(()) | Err(rustix::io::Errno::SRCH | rustix::io::Errno::PERM) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+/// Who got a signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signalled {
+    reached: usize,
+    /// Those of another user, such as what `sudo` has started.
+    forbidden: usize,
+}
+
+impl Signalled {
+    /// Whether some are left, and no signal of ours can reach any of them.
+    pub fn is_all_forbidden(self) -> bool {
+        self.reached == 0 && self.forbidden > 0
     }
-    Ok(())
+
+    fn note(&mut self, sent: Result<(), Errno>) -> io::Result<()> {
+        match sent {
+            Ok(()) => self.reached += 1,
+            // The others still get theirs.
+            Err(Errno::PERM) => self.forbidden += 1,
+            Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+/// Sends `signal` to all descendants of `ancestor`. One that has ended meanwhile is no error, nor is one of
+/// another user.
+pub fn signal_descendants(ancestor: i32, signal: Signal) -> io::Result<Signalled> {
+    let mut signalled = Signalled::default();
+    for pid in descendants(ancestor)?.into_iter().filter_map(Pid::from_raw) {
+        signalled.note(rustix::process::kill_process(pid, signal))?;
+    }
+    Ok(signalled)
 }
 
 #[cfg(test)]
@@ -77,6 +130,27 @@ mod tests {
         let text = "41 (a) b (c) S 7 41 41 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 2 3";
         assert_eq!(parse_stat(text), Some(Stat { parent: 7, started: 987_654 }));
         assert_eq!(parse_stat("41 (a"), None);
+    }
+
+    #[test]
+    fn processes_of_others_are_all_that_is_left_when_none_was_reached() {
+        let check = |sent: &[Result<(), Errno>], expected| {
+            let mut signalled = Signalled::default();
+            sent.iter().for_each(|sent| signalled.note(*sent).unwrap());
+            assert_eq!(signalled.is_all_forbidden(), expected, "{sent:?}");
+        };
+        check(&[], false);
+        check(&[Err(Errno::SRCH)], false);
+        check(&[Err(Errno::PERM), Ok(())], false);
+        check(&[Err(Errno::SRCH), Err(Errno::PERM)], true);
+    }
+
+    #[test]
+    fn environment_is_read_with_empty_values_and_equals_signs_in_them() {
+        let pairs = parse_environment(b"A=1\0B=\0C=x=y\0none\0");
+        let pairs: Vec<_> =
+            pairs.iter().map(|(name, value)| (name.to_str().unwrap(), value.to_str().unwrap())).collect();
+        assert_eq!(pairs, [("A", "1"), ("B", ""), ("C", "x=y")]);
     }
 
     #[test]

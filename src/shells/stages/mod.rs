@@ -4,6 +4,7 @@ mod artifacts;
 mod cache;
 mod cleanup;
 mod git_settings;
+mod lfs;
 mod sources;
 mod submodules;
 

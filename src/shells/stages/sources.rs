@@ -2,7 +2,8 @@
 
 use super::git_settings::{self, cleans_config, external_file, template_dir};
 use super::{
-    Command, LastStatus, ScriptContext, Style, Test, Writer, begin, enter_project, refused, submodules, user_commands,
+    Command, LastStatus, ScriptContext, Style, Test, Writer, begin, enter_project, lfs, refused, submodules,
+    user_commands,
 };
 use crate::job::failure::Fault;
 use crate::job::settings::{GitStrategy, SubmoduleStrategy};
@@ -231,6 +232,7 @@ fn checkout(context: &ScriptContext, writer: &mut dyn Writer) {
         writer.begin_if(&Test::RunsQuietly(&Command::new("git").args(["lfs", "version"])));
         writer.run(&Command::new("git").args(["lfs", "pull"]));
         writer.say_nothing();
+        lfs::otherwise_refuse(context, writer, &lfs::is_wanted());
         writer.end_if();
     }
 }

@@ -1,7 +1,7 @@
 //! Submodules of the checkout.
 
 use super::git_settings::external_file;
-use super::{Command, ScriptContext, Style, Test, Writer, refused};
+use super::{Command, ScriptContext, Style, Test, Writer, lfs, refused};
 use crate::job::failure::Fault;
 use crate::job::settings::{JobSettings, SubmoduleStrategy};
 
@@ -27,7 +27,7 @@ pub(super) fn update(context: &ScriptContext, writer: &mut dyn Writer) -> Result
     submodules.update(writer);
     submodules.configure(writer);
     if !settings.lfs_skip_smudge {
-        submodules.pull_lfs(writer);
+        submodules.pull_lfs(context, writer);
     }
     Ok(())
 }
@@ -123,10 +123,11 @@ impl Submodules<'_> {
         writer.run(&Command::new("git").args(["submodule", "foreach", "--recursive"]).args(set));
     }
 
-    fn pull_lfs(&self, writer: &mut dyn Writer) {
+    fn pull_lfs(&self, context: &ScriptContext, writer: &mut dyn Writer) {
         writer.begin_if(&Test::RunsQuietly(&Command::new("git").args(["lfs", "version"])));
         writer.say(Style::Notice, "Pulling LFS files...");
         writer.run(&self.each(self.with_settings().args(["lfs", "pull"]).words().iter().cloned()));
+        lfs::otherwise_refuse(context, writer, &lfs::is_wanted_by_submodule(self.recursive_flag()));
         writer.end_if();
     }
 }

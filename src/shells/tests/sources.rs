@@ -266,6 +266,37 @@ fn an_unknown_submodule_strategy_is_a_failure_of_the_runner() {
 }
 
 #[test]
+fn lfs_files_without_git_lfs_fail_the_sources_of_a_container_unless_the_job_wants_pointers() {
+    let check = |shell: &str, kind, attributes: &str, in_submodule: bool, shared: bool, skip: &str, fails: bool| {
+        let place = Place::new();
+        place.install("git-lfs", "#!/bin/sh\nexit 1\n");
+        let mut remote = Remote::new(&place, "p");
+        let mut part = Remote::new(&place, "part");
+        fs::create_dir_all(part.work.join("deep")).expect("a directory");
+        fs::create_dir_all(remote.work.join("deep")).expect("a directory");
+        let holder = if in_submodule { &mut part } else { &mut remote };
+        holder.commit(&place, "deep/.gitattributes", attributes);
+        if in_submodule {
+            place.git(&remote.work, &["submodule", "--quiet", "add", &part.url, "part"]);
+            remote.commit(&place, "b.bin", "version https://git-lfs");
+        }
+        let variables = [("GIT_LFS_SKIP_SMUDGE", skip), ("GIT_SUBMODULE_STRATEGY", "normal")];
+        let context = place.context_of(remote.fields(&variables, 20), kind, |facts| facts.shared_environment = shared);
+        let ran = place.run_stage(shell, "get_sources", &context);
+        assert_eq!((ran.code != 0, ran.text.contains("git-lfs is missing")), (fails, fails), "{shell}: {}", ran.text);
+    };
+    let wanted = "*.bin filter=lfs diff=lfs merge=lfs -text\n";
+    for (shell, kind) in SHELLS {
+        for in_submodule in [false, true] {
+            check(shell, kind, wanted, in_submodule, false, "false", true);
+        }
+    }
+    check("bash", ShellKind::Bash, wanted, true, false, "true", false);
+    check("bash", ShellKind::Bash, wanted, true, true, "false", false);
+    check("bash", ShellKind::Bash, "*.bin -text\n", true, false, "false", false);
+}
+
+#[test]
 fn lfs_files_are_there_after_the_checkout_unless_the_job_wants_pointers() {
     let place = Place::new();
     if place.command("git").args(["lfs", "version"]).output().is_ok_and(|output| !output.status.success()) {

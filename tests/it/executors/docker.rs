@@ -59,6 +59,45 @@ async fn user_of_the_image_may_write_where_the_job_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn runners_own_stages_are_roots_and_leave_what_the_images_user_may_change() {
+    let check = async |lines: String, image: Value| {
+        let bench = docker(&lines);
+        let mut environment = bench.prepare(json!({"image": image})).await.unwrap();
+        let script =
+            "id -u; umask; mkdir /builds/p; echo sources > /builds/p/x; mkdir -p $HOME; touch $HOME/.gitconfig";
+        let exit = stage(&mut environment, "get_sources", script).await.unwrap();
+        assert_eq!(exit, Exit::Code(0), "{}", text(&bench.trace.stderr()));
+        let script = "id -u; echo script >> /builds/p/x; mkdir -m 700 /builds/p/y; echo closed > /builds/p/y/x";
+        assert_eq!(stage(&mut environment, "step_script", script).await.unwrap(), Exit::Code(0));
+        // Also what nobody else may enter.
+        assert_eq!(
+            stage(&mut environment, "archive_cache", "id -u; cat /builds/p/x /builds/p/y/x").await.unwrap(),
+            Exit::Code(0)
+        );
+        assert_eq!(text(&bench.trace.stdout()), "0\n0000\n1000\n0\nsources\nscript\nclosed\n");
+        assert_eq!(environment.cleanup().await, CleanUp::Done);
+        assert_eq!(leftovers(&bench), Vec::<String>::new());
+    };
+    check(QUIET.to_owned(), json!({"name": "flotilla-test/nonroot"})).await;
+    check(format!("{QUIET}\nuser = \"1000\""), json!({"name": "flotilla-test/busybox"})).await;
+    // An image that begins as root and goes on as someone else, as database images do.
+    let drops = "exec su -c 'exec \"$@\"' -- job sh \"$@\"";
+    let image = json!({"name": "flotilla-test/busybox", "entrypoint": ["/bin/sh", "-c", drops, "sh"]});
+    check(QUIET.to_owned(), image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_the_images_users_where_the_umask_is_off() {
+    let bench = docker(&QUIET.replace("flotilla-test/busybox", "flotilla-test/nonroot"));
+    let flag = json!({"key": "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", "value": "true"});
+    let none = json!({"key": "GIT_STRATEGY", "value": "none"});
+    let mut environment = bench.prepare(json!({"variables": [flag, none]})).await.unwrap();
+    assert_eq!(stage(&mut environment, "get_sources", "id -u; umask").await.unwrap(), Exit::Code(0));
+    assert_eq!(text(&bench.trace.stdout()), "1000\n0022\n");
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn entrypoint_speaks_first_and_must_run_its_command() {
     let bench = docker(QUIET);
     let with = |entrypoint: &str| {
@@ -155,6 +194,22 @@ async fn cancel_ends_the_stage_and_the_container_goes_on() {
     assert_eq!(stage(&mut environment, "after_script", "true").await.unwrap(), Exit::Code(0));
     assert_eq!(environment.cleanup().await, CleanUp::Done);
     assert_eq!(leftovers(&bench), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stages_after_a_lost_connection_have_what_the_entrypoint_exported() {
+    let bench = docker(QUIET);
+    let entrypoint = ["/bin/sh", "-c", "export EXPORTED='by the entrypoint'; exec \"$@\"", "sh"];
+    let image = json!({"name": "flotilla-test/busybox", "entrypoint": entrypoint});
+    let mut environment = bench.prepare(json!({"image": image})).await.unwrap();
+    let script = "echo $EXPORTED; echo $GREETING; pwd";
+    assert_eq!(stage(&mut environment, "step_script", script).await.unwrap(), Exit::Code(0));
+    let before = bench.trace.take_stdout();
+    bench.machine.cut();
+    assert_eq!(stage(&mut environment, "after_script", script).await.unwrap(), Exit::Code(0));
+    assert_eq!(text(&before), "by the entrypoint\nhello\n/\n");
+    assert_eq!(text(&bench.trace.stdout()), text(&before));
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ pub(crate) mod log;
 pub(crate) mod namespace;
 pub(crate) mod process;
 pub(crate) mod rig;
+pub(crate) mod tls_front;
 
 use std::fs;
 use std::future::Future;

@@ -15,22 +15,28 @@ const END_LIMIT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(crate) struct Manager {
     folder: tempfile::TempDir,
+    environment: Vec<(String, String)>,
     child: Child,
 }
 
 impl Manager {
     /// Starts a manager on this `config.toml`.
     pub(crate) fn start(config: &str) -> Self {
+        Self::start_with(config, Vec::new())
+    }
+
+    /// With variables of its own.
+    pub(crate) fn start_with(config: &str, environment: Vec<(String, String)>) -> Self {
         let folder = tempfile::Builder::new().prefix("flotilla-manager-").tempdir().expect("a folder");
         fs::write(folder.path().join("config.toml"), config).expect("the config");
-        let child = spawn(folder.path());
-        Self { folder, child }
+        let child = spawn(folder.path(), &environment);
+        Self { folder, environment, child }
     }
 
     /// Starts it again in the same folder, after it has ended.
     pub(crate) fn start_again(&mut self) {
         assert!(self.has_ended(), "two managers in one folder");
-        self.child = spawn(self.folder.path());
+        self.child = spawn(self.folder.path(), &self.environment);
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -124,7 +130,7 @@ pub(crate) fn flotilla(arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), format!("{}{}", super::text(&output.stdout), super::text(&output.stderr)))
 }
 
-fn spawn(folder: &Path) -> Child {
+fn spawn(folder: &Path, environment: &[(String, String)]) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("the log");
     // What a manager logs has a cost, which measurements leave out.
     let level = std::env::var_os("FLOTILLA_TEST_LOG_LEVEL").unwrap_or_else(|| "debug".into());
@@ -133,6 +139,7 @@ fn spawn(folder: &Path) -> Child {
         .arg(level)
         .args(["--log-format", "text", "run", "--config"])
         .arg(folder.join("config.toml"))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

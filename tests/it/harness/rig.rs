@@ -7,6 +7,7 @@ use flotilla::sandbox::{JobHandle, JobReport, Sandbox, SandboxJob};
 use super::namespace::{self, HOST, Namespace, USER};
 use super::process::Manager;
 use super::run;
+use super::tls_front::{self, TlsFront};
 
 /// What is special about a rig; all else is as in [`Rig::boot`].
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +25,22 @@ pub(crate) struct Setup<'a> {
     pub(crate) sshd: &'a str,
     /// Jobs at once on the instance.
     pub(crate) slots: u32,
+    /// GitLab is reached over TLS, and only the manager's own machine trusts its authority.
+    pub(crate) tls: bool,
 }
 
 impl<'a> Setup<'a> {
     pub(crate) fn of(executor: &'a str) -> Self {
-        Self { executor, global: "", runner: "", docker: "", image: "flotilla-test/busybox", sshd: "", slots: 20 }
+        Self {
+            executor,
+            global: "",
+            runner: "",
+            docker: "",
+            image: "flotilla-test/busybox",
+            sshd: "",
+            slots: 20,
+            tls: false,
+        }
     }
 }
 
@@ -38,6 +50,7 @@ pub(crate) struct Rig {
     pub(crate) manager: Manager,
     pub(crate) instance: Namespace,
     pub(crate) sandbox: Sandbox,
+    _front: Option<TlsFront>,
     executor: String,
     token: String,
 }
@@ -52,8 +65,13 @@ impl Rig {
         let token = format!("glrt-{:016x}", rand::random::<u64>());
         sandbox.add_runner(&token);
         let instance = Namespace::boot(setup.sshd);
-        let manager = Manager::start(&config(&setup, &sandbox, &token, &instance));
-        Self { manager, instance, sandbox, executor: setup.executor.to_owned(), token }
+        let front = if setup.tls { Some(TlsFront::start(HOST, sandbox.addr()).await) } else { None };
+        let (url, environment) = match &front {
+            Some(front) => (front.url(), vec![("SSL_CERT_FILE".to_owned(), display(&tls_front::authority()))]),
+            None => (sandbox.url(), Vec::new()),
+        };
+        let manager = Manager::start_with(&config(&setup, &url, &token, &instance), environment);
+        Self { manager, instance, sandbox, _front: front, executor: setup.executor.to_owned(), token }
     }
 
     pub(crate) fn enqueue(&self, job: SandboxJob) -> JobHandle {
@@ -99,9 +117,9 @@ impl Drop for Rig {
     }
 }
 
-fn config(setup: &Setup<'_>, sandbox: &Sandbox, token: &str, instance: &Namespace) -> String {
+fn config(setup: &Setup<'_>, url: &str, token: &str, instance: &Namespace) -> String {
     let Setup { executor, global, runner, docker, image, slots, .. } = setup;
-    let (url, key, address) = (sandbox.url(), display(&instance.key), &instance.address);
+    let (key, address) = (display(&instance.key), &instance.address);
     let concurrent = slots + 10;
     format!(
         r#"
