@@ -203,9 +203,22 @@ async fn stages_after_a_lost_connection_have_what_the_entrypoint_exported() {
     let image = json!({"name": "flotilla-test/busybox", "entrypoint": entrypoint});
     let mut environment = bench.prepare(json!({"image": image})).await.unwrap();
     let script = "echo $EXPORTED; echo $GREETING; pwd";
-    assert_eq!(stage(&mut environment, "step_script", script).await.unwrap(), Exit::Code(0));
+    let waiting = format!("{script}; until [ -e /builds/goes-on ]; do sleep 0.01; done");
+    let cutter = async {
+        while !bench.trace.stdout().ends_with(b"/\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        bench.machine.cut();
+        let ours = label(&bench);
+        let touch = move || {
+            let container = run("docker", &["ps", "-q", "--filter", &ours]);
+            run("docker", &["exec", container.trim(), "touch", "/builds/goes-on"])
+        };
+        tokio::task::spawn_blocking(touch).await.unwrap();
+    };
+    let (exit, ()) = tokio::join!(stage(&mut environment, "step_script", &waiting), cutter);
+    assert_eq!(exit.unwrap(), Exit::Code(0));
     let before = bench.trace.take_stdout();
-    bench.machine.cut();
     assert_eq!(stage(&mut environment, "after_script", script).await.unwrap(), Exit::Code(0));
     assert_eq!(text(&before), "by the entrypoint\nhello\n/\n");
     assert_eq!(text(&bench.trace.stdout()), text(&before));
