@@ -281,6 +281,10 @@ impl InstanceGroup for FailingGroup {
         ready(if attempt < 3 { failed(Operation::Init) } else { Ok(found) }).boxed()
     }
 
+    fn look(&self) -> BoxFuture<'_, Result<(ProviderInfo, GroupListing), GroupError>> {
+        ready(failed(Operation::Update)).boxed()
+    }
+
     fn update(&self) -> BoxFuture<'_, Result<GroupListing, GroupError>> {
         ready(Ok(GroupListing { target_size: Some(0), instances: Vec::new() })).boxed()
     }
