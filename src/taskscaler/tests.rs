@@ -2,6 +2,7 @@
 //! group that only fails.
 
 mod claims;
+pub(super) mod said;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
