@@ -3,6 +3,7 @@
 
 mod claims;
 pub(super) mod said;
+mod stores;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -34,6 +34,11 @@ impl Said {
     pub(in crate::taskscaler) fn take(&self) -> Vec<Line> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
+
+    /// How often this was said at this level since it was taken last.
+    pub(in crate::taskscaler) fn count(&self, level: Level, message: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|line| line.level == level && line.message == message).count()
+    }
 }
 
 impl<S: Subscriber> Layer<S> for Said {
