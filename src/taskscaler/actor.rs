@@ -245,6 +245,9 @@ impl Actor {
                 if settings.buckets != self.parts.settings.buckets {
                     self.timings = Timings::new(&settings.buckets);
                 }
+                for instance in self.instances.values() {
+                    instance.reconfigure(settings.connector);
+                }
                 self.parts.settings = *settings;
                 let core = self.core_settings();
                 self.handle_event(Event::SettingsChanged(Box::new(core)));

@@ -2,6 +2,7 @@
 //! group that only fails.
 
 mod claims;
+mod reloads;
 pub(super) mod said;
 mod stores;
 
