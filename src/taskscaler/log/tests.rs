@@ -1,3 +1,5 @@
+//! Each known message as an operator finds it.
+
 use tracing::Level;
 
 use super::super::core::reasons::CreationReason;
