@@ -119,9 +119,8 @@ async fn look(
     };
     let group = registry::provide(&autoscaler.plugin_config, &autoscaler.connector_config, &places)?;
     let listed = tokio::time::timeout(ANSWER, async {
-        let info = group.init().await?;
+        let (info, listed) = group.look().await?;
         let ownership = group.ownership().await?;
-        let listed = group.update().await?;
         group.shutdown().await;
         Ok::<_, anyhow::Error>((info, ownership, listed))
     });
@@ -152,7 +151,9 @@ fn remembered(runner: &Runner, autoscaler: &Autoscaler, location: &Location) -> 
 
 /// Reads a copy: the journal itself belongs to the manager, which may run or start just now.
 fn read(journal: &Path, runner: &Runner, location: &Location) -> anyhow::Result<Restored> {
-    let system_id = system_id::load_or_create(location.folder(), &MACHINE_ID_FILES.map(Path::new))?.id;
+    let system_id = system_id::look(location.folder(), &MACHINE_ID_FILES.map(Path::new))?;
+    // A name that is yet to be drawn is in no journal.
+    let Some(system_id) = system_id else { return Ok(Restored::default()) };
     let journal = Journal::copy_of(journal)?;
     Ok(Journaled::new(&journal, &runner.key(), system_id.as_str()).load()?)
 }
@@ -200,6 +201,9 @@ mod tests {
             assert!(text.contains("policy      number 1: idle_count 2, idle_time 60 s, adaptive"), "{text}");
             assert!(text.contains("would do    increase the group: +2: pending 0, idle target 2, have 0"), "{text}");
         }
+        let there: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(there, ["config.toml"], "who only looks makes nothing");
     }
 
     #[tokio::test]

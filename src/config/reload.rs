@@ -8,6 +8,7 @@ use std::fmt;
 
 use crate::config::Loaded;
 use crate::config::raw::{Flat, flatten, is_secret};
+use crate::config::types::plugin::Plugin;
 
 /// When a change counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,9 @@ pub enum Effect {
     Live,
     /// The process has to be started anew.
     Restart,
+    /// Not while the entry names another group of instances, which needs a restart: a runner that is served keeps its
+    /// group, and an entry is taken up as a whole.
+    WithItsGroup,
 }
 
 /// One key that is not what it was.
@@ -41,13 +45,21 @@ impl fmt::Display for Change {
         match self.effect {
             Effect::Live => Ok(()),
             Effect::Restart => f.write_str(" (needs a restart)"),
+            Effect::WithItsGroup => f.write_str(" (not taken up: another group needs a restart)"),
         }
     }
 }
 
 /// Keys, and sections, that are read once at the start.
-const RESTART: [&str; 6] =
-    ["listen_address", "metrics_server", "session_server", "connection_max_age", "state_storage", "plugin"];
+const RESTART: [&str; 5] =
+    ["listen_address", "metrics_server", "session_server", "connection_max_age", "state_storage"];
+
+/// What makes it another group of instances.
+const PLUGIN: &str = "runners.autoscaler.plugin";
+/// The folder of `local`.
+const ROOT: &str = "runners.autoscaler.plugin_config.root";
+/// What makes it another runner, which takes up its entry from the beginning.
+const IDENTITY: [&str; 3] = ["url", "id", "token"];
 
 /// The differences of two files, sorted by key.
 pub fn diff(before: &Loaded, after: &Loaded) -> Vec<Change> {
@@ -58,6 +70,7 @@ pub fn diff(before: &Loaded, after: &Loaded) -> Vec<Change> {
     };
     let mut changes = Vec::new();
     let came_or_went = whole_runners(&old, &new, &mut changes);
+    let refused = with_another_group(&old, &new);
     for key in old.keys().chain(new.keys().filter(|key| !old.contains_key(*key))) {
         let (was, is) = (old.get(key), new.get(key));
         let is_whole = came_or_went.iter().any(|runner| key.starts_with(runner.as_str()));
@@ -65,11 +78,18 @@ pub fn diff(before: &Loaded, after: &Loaded) -> Vec<Change> {
             continue;
         }
         let Some(any) = was.or(is) else { continue };
+        let effect = if needs_restart(&any.plain, was, is) {
+            Effect::Restart
+        } else if runner_of(key).is_some_and(|runner| refused.contains(&runner)) {
+            Effect::WithItsGroup
+        } else {
+            Effect::Live
+        };
         changes.push(Change {
             key: any.shown.clone(),
             before: was.map(|value| shown(value, before)),
             after: is.map(|value| shown(value, after)),
-            effect: effect(&any.plain),
+            effect,
         });
     }
     changes.sort_by(|a, b| a.key.cmp(&b.key));
@@ -113,9 +133,36 @@ fn runner_of(key: &str) -> Option<String> {
     Some(format!("runners[{label}]"))
 }
 
-fn effect(plain: &str) -> Effect {
-    let is_read_once = plain.split('.').any(|key| RESTART.contains(&key));
-    if is_read_once { Effect::Restart } else { Effect::Live }
+/// Runners whose entry is in both files, for another group of instances.
+fn with_another_group(old: &BTreeMap<String, Flat>, new: &BTreeMap<String, Flat>) -> Vec<String> {
+    let text = |file: &BTreeMap<String, Flat>, key: &str| file.get(key).map(|value| value.text.clone());
+    let is_same = |key: String| text(old, &key) == text(new, &key);
+    let changed = old.keys().chain(new.keys()).filter(|key| {
+        let (was, is) = (old.get(*key), new.get(*key));
+        was.or(is).is_some_and(|any| is_another_group(&any.plain, was, is))
+    });
+    changed
+        .filter_map(|key| runner_of(key))
+        .filter(|runner| IDENTITY.iter().all(|part| is_same(format!("{runner}.{part}"))))
+        .collect()
+}
+
+fn is_another_group(plain: &str, was: Option<&Flat>, is: Option<&Flat>) -> bool {
+    match plain {
+        PLUGIN => plugin(was) != plugin(is),
+        ROOT => was.map(|value| &value.text) != is.map(|value| &value.text),
+        _ => false,
+    }
+}
+
+/// The provider, which may be spelt in more than one way.
+fn plugin(value: Option<&Flat>) -> Option<Plugin> {
+    let text: String = serde_json::from_str(&value?.text).ok()?;
+    Plugin::parse(&text).ok().map(|(plugin, _)| plugin)
+}
+
+fn needs_restart(plain: &str, was: Option<&Flat>, is: Option<&Flat>) -> bool {
+    plain.split('.').any(|key| RESTART.contains(&key)) || is_another_group(plain, was, is)
 }
 
 #[cfg(test)]
@@ -175,10 +222,47 @@ mod tests {
             &autoscaler("plugin = \"static\"\nmax_instances = 1"),
             &autoscaler("plugin = \"local\"\nmax_instances = 2\n[runners.autoscaler.state_storage]\ndir = \"a\""),
             &[
-                "runners[gitlab].autoscaler.max_instances: 1 → 2",
+                "runners[gitlab].autoscaler.max_instances: 1 → 2 (not taken up: another group needs a restart)",
                 "runners[gitlab].autoscaler.plugin: \"static\" → \"local\" (needs a restart)",
                 "runners[gitlab].autoscaler.state_storage.dir: added, \"a\" (needs a restart)",
             ],
+        );
+    }
+
+    #[test]
+    fn an_entry_for_another_group_says_of_each_key_that_it_is_not_taken_up() {
+        let other = "[[runners]]\nname = \"other\"\nlimit = ";
+        let file = |limit: u32, lines: &str| {
+            format!("{other}{limit}\n[[runners]]\nname = \"gitlab\"\nlimit = {limit}\n[runners.autoscaler]\n{lines}")
+        };
+        let root =
+            |folder: &str| format!("plugin = \"local\"\n[runners.autoscaler.plugin_config]\nroot = \"{folder}\"");
+        check(
+            &file(1, &root("a")),
+            &file(2, &root("b")),
+            &[
+                "runners[gitlab].autoscaler.plugin_config.root: \"a\" → \"b\" (needs a restart)",
+                "runners[gitlab].limit: 1 → 2 (not taken up: another group needs a restart)",
+                "runners[other].limit: 1 → 2",
+            ],
+        );
+        check(
+            &file(1, "plugin = \"aws\""),
+            &file(2, "plugin = \"fleeting-plugin-aws\""),
+            &[
+                "runners[gitlab].autoscaler.plugin: \"aws\" → \"fleeting-plugin-aws\"",
+                "runners[gitlab].limit: 1 → 2",
+                "runners[other].limit: 1 → 2",
+            ],
+        );
+        // Another runner in the same place takes up its own entry.
+        let with_id = |id: u32, plugin: &str| {
+            file(1, &format!("plugin = \"{plugin}\"")).replace("limit = 1\n[runners", &format!("id = {id}\n[runners"))
+        };
+        check(
+            &with_id(1, "aws"),
+            &with_id(2, "local"),
+            &["runners[gitlab].autoscaler.plugin: \"aws\" → \"local\" (needs a restart)", "runners[gitlab].id: 1 → 2"],
         );
     }
 

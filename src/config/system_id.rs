@@ -74,26 +74,34 @@ pub struct Kept {
 /// The id in the folder of the config file; a new one is made and written where there is none or an invalid one.
 /// An existing file that cannot be read is an error.
 pub fn load_or_create(folder: &Path, machine_id_files: &[&Path]) -> Result<Kept, SystemIdError> {
-    let path = folder.join(FILE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            if let Some(id) = SystemId::parse(&text) {
-                return Ok(Kept { id, unsaved: None });
-            }
-        }
-        // A text that is no UTF-8 is as invalid as any other.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {}
-        Err(source) => return Err(SystemIdError { path, source }),
+    if let Some(id) = kept(folder)? {
+        return Ok(Kept { id, unsaved: None });
     }
-    let id = create(machine_id_files);
-    let unsaved = save::write(&path, id.as_str()).err();
+    let id = derived(machine_id_files).unwrap_or_else(SystemId::random);
+    let unsaved = save::write(&folder.join(FILE), id.as_str()).err();
     Ok(Kept { id, unsaved })
 }
 
-fn create(machine_id_files: &[&Path]) -> SystemId {
+/// The id that [`load_or_create`] would give, with nothing written; `None` where it would be drawn.
+/// An existing file that cannot be read is an error.
+pub fn look(folder: &Path, machine_id_files: &[&Path]) -> Result<Option<SystemId>, SystemIdError> {
+    Ok(kept(folder)?.or_else(|| derived(machine_id_files)))
+}
+
+fn kept(folder: &Path) -> Result<Option<SystemId>, SystemIdError> {
+    let path = folder.join(FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(SystemId::parse(&text)),
+        // A text that is no UTF-8 is as invalid as any other.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),
+        Err(source) => Err(SystemIdError { path, source }),
+    }
+}
+
+fn derived(machine_id_files: &[&Path]) -> Option<SystemId> {
     let machine_ids = machine_id_files.iter().filter_map(|path| std::fs::read_to_string(path).ok());
     let machine_id = machine_ids.map(|id| id.trim().to_owned()).find(|id| !id.is_empty());
-    machine_id.and_then(|id| SystemId::derive(&id)).unwrap_or_else(SystemId::random)
+    machine_id.and_then(|id| SystemId::derive(&id))
 }
 
 /// The file exists and cannot be read.
@@ -143,12 +151,16 @@ mod tests {
         std::fs::write(&machine, "0123456789abcdef0123456789abcdef").unwrap();
         let file = folder.path().join("new").join(FILE);
         let load = || load_or_create(file.parent().unwrap(), &[Path::new("/nonexistent"), &machine]).unwrap();
+        let looked = look(file.parent().unwrap(), &[&machine]).unwrap();
+        assert!(!file.parent().unwrap().exists(), "who only looks writes nothing");
         let created = load();
+        assert_eq!(looked.as_ref(), Some(&created.id));
         assert!(created.unsaved.is_none() && created.id.as_str().starts_with("s_"));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), created.id.as_str(), "no line break");
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::write(&file, "r_keptkeptkept\n").unwrap();
         assert_eq!(load().id.as_str(), "r_keptkeptkept");
+        assert_eq!(look(file.parent().unwrap(), &[&machine]).unwrap(), Some(load().id));
         std::fs::write(&file, b"\xff").unwrap();
         assert_eq!(load().id, created.id);
     }
@@ -158,6 +170,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let not_a_folder = folder.path().join("file");
         std::fs::write(&not_a_folder, "").unwrap();
+        assert_eq!(look(folder.path(), &[]).unwrap(), None);
         let kept = load_or_create(folder.path(), &[]).unwrap();
         assert!(kept.id.as_str().starts_with("r_") && kept.unsaved.is_none());
         assert!(load_or_create(&not_a_folder, &[]).is_err(), "what cannot be read is an error");

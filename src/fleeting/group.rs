@@ -21,6 +21,10 @@ pub trait InstanceGroup: fmt::Debug + Send + Sync {
     /// Looks the group up, once, before any other call.
     fn init(&self) -> BoxFuture<'_, Result<ProviderInfo, GroupError>>;
 
+    /// The group and its instances as they are now, for somebody who only looks: nothing is made, changed or carried
+    /// on with, neither here nor at the provider. No other call has to come before it.
+    fn look(&self) -> BoxFuture<'_, Result<(ProviderInfo, GroupListing), GroupError>>;
+
     /// Every instance of the group, as it is now. An instance that is missing here is gone.
     fn update(&self) -> BoxFuture<'_, Result<GroupListing, GroupError>>;
 

@@ -49,6 +49,10 @@ impl StaticGroup {
         Self { hosts: Mutex::new(Hosts { listed: by_id(hosts), connector: connector.clone(), aside, dismissed }) }
     }
 
+    fn info(&self) -> ProviderInfo {
+        ProviderInfo { id: "static".to_owned(), max_size: Some(size(self.hosts().listed.len())) }
+    }
+
     fn hosts(&self) -> MutexGuard<'_, Hosts> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,7 +151,11 @@ fn size(count: usize) -> u32 {
 
 impl InstanceGroup for StaticGroup {
     fn init(&self) -> BoxFuture<'_, Result<ProviderInfo, GroupError>> {
-        ready(Ok(ProviderInfo { id: "static".to_owned(), max_size: Some(size(self.hosts().listed.len())) })).boxed()
+        ready(Ok(self.info())).boxed()
+    }
+
+    fn look(&self) -> BoxFuture<'_, Result<(ProviderInfo, GroupListing), GroupError>> {
+        ready(Ok((self.info(), self.hosts().listing()))).boxed()
     }
 
     fn update(&self) -> BoxFuture<'_, Result<GroupListing, GroupError>> {

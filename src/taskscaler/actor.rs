@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -236,12 +237,16 @@ impl Actor {
             Message::Snapshot { reply } => {
                 let fleet = self.core.snapshot(time::now());
                 let timings = self.timings.clone();
+                let is_kept = !self.shared.is_unkept.load(Ordering::Relaxed);
                 // Who asked may have gone.
-                drop(reply.send(Snapshot { fleet, timings }));
+                drop(reply.send(Snapshot { fleet, timings, is_kept }));
             }
             Message::Reconfigure { settings } => {
                 if settings.buckets != self.parts.settings.buckets {
                     self.timings = Timings::new(&settings.buckets);
+                }
+                for instance in self.instances.values() {
+                    instance.reconfigure(settings.connector);
                 }
                 self.parts.settings = *settings;
                 let core = self.core_settings();
@@ -330,7 +335,7 @@ impl Actor {
                 Some(Step::Keep(records)) if self.parts.store.is_durable() => {
                     self.forget_host_keys(&records);
                     let store = self.parts.store.clone();
-                    self.tasks.spawn(commit(store, records).in_current_span());
+                    self.tasks.spawn(commit(store, records, self.shared.clone()).in_current_span());
                 }
                 Some(Step::Keep(records)) => {
                     self.forget_host_keys(&records);
@@ -506,18 +511,24 @@ impl Actor {
 }
 
 /// Keeps records, however often it takes: what they stand for must not happen before.
-async fn commit(store: Arc<dyn Store>, records: Vec<Record>) -> Done {
+async fn commit(store: Arc<dyn Store>, records: Vec<Record>, shared: Arc<Shared>) -> Done {
     let records = Arc::new(records);
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
     loop {
         let (store, records) = (store.clone(), records.clone());
         match tokio::task::spawn_blocking(move || store.commit(&records)).await {
-            Ok(Ok(())) => return Done::Committed,
+            Ok(Ok(())) => {
+                if shared.is_unkept.swap(false, Ordering::Relaxed) {
+                    info!("the fleet's state is kept again");
+                }
+                return Done::Committed;
+            }
             Ok(Err(error)) => {
                 error!(error = %Chain(&error), "the fleet's state cannot be kept; nothing is done until it is")
             }
             Err(fault) => error!(error = %fault, "the fleet's state cannot be kept; nothing is done until it is"),
         }
+        shared.is_unkept.store(true, Ordering::Relaxed);
         tokio::time::sleep(backoff.next_wait()).await;
     }
 }

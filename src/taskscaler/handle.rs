@@ -1,6 +1,7 @@
 //! The way to a taskscaler for the rest of the program.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     dropped: Mutex<VecDeque<Dropped>>,
     pub(super) something_dropped: Notify,
     pub(super) capacity_changed: Notify,
+    /// The last commit failed: it is tried again, and nothing is done meanwhile.
+    pub(super) is_unkept: AtomicBool,
 }
 
 /// Something that ended by being dropped.
@@ -69,6 +72,8 @@ pub(super) enum Message {
 pub struct Snapshot {
     pub fleet: CoreSnapshot,
     pub timings: Timings,
+    /// Whether the store keeps what the fleet does. Where it fails, nothing is created, deleted or granted.
+    pub is_kept: bool,
 }
 
 impl Handle {

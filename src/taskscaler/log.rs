@@ -163,32 +163,4 @@ fn idle_seconds(reason: &RemovalReason) -> (Option<u64>, Option<u64>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_capacity_and_the_slots_read_as_in_the_reference() {
-        let capacity = Capacity {
-            instances: 3,
-            others: 1,
-            aged: 2,
-            acquired: 2,
-            unavailable: 1,
-            pending: 4,
-            reserved: 5,
-            capacity_per_instance: 2,
-            max: 1000,
-        };
-        let target = Target { idle_count: 6, scale_factor: 1.5, scale_factor_limit: 9, ..Target::default() };
-        assert_eq!(
-            capacity_info(&capacity, &target),
-            "instance_count:4,max_instance_count:1000,acquired:2,unavailable_capacity:1,pending:4,reserved:5,\
-             idle_count:6,scale_factor:1.5,scale_factor_limit:9,capacity_per_instance:2"
-        );
-        let plain = capacity_info(&capacity, &Target::default());
-        assert!(plain.contains(",idle_count:0,scale_factor:0,scale_factor_limit:0,"), "{plain}");
-        assert_eq!(slots_of(&[]), "map[]");
-        let keys = [(0, ReservationKey::new("a1")), (3, ReservationKey::new("b2"))];
-        assert_eq!(slots_of(&keys), "map[0:a1 3:b2]");
-    }
-}
+mod tests;

@@ -2,6 +2,9 @@
 //! group that only fails.
 
 mod claims;
+mod reloads;
+pub(super) mod said;
+mod stores;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -279,6 +282,10 @@ impl InstanceGroup for FailingGroup {
         let attempt = self.inits.fetch_add(1, Ordering::SeqCst);
         let found = ProviderInfo { id: "failing".to_owned(), max_size: Some(10) };
         ready(if attempt < 3 { failed(Operation::Init) } else { Ok(found) }).boxed()
+    }
+
+    fn look(&self) -> BoxFuture<'_, Result<(ProviderInfo, GroupListing), GroupError>> {
+        ready(failed(Operation::Update)).boxed()
     }
 
     fn update(&self) -> BoxFuture<'_, Result<GroupListing, GroupError>> {

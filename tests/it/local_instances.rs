@@ -1,12 +1,15 @@
 //! Embedded instances: processes of their own, which outlive the manager.
 
-use std::path::Path;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use flotilla::sandbox::{JobStatus, SandboxJob};
 
 use crate::harness::local::LocalRig;
-use crate::harness::{eventually, finish};
+use crate::harness::process::flotilla;
+use crate::harness::{eventually, finish, run};
 
 const POLICY: &str = "
     [[runners.autoscaler.policy]]
@@ -56,6 +59,40 @@ async fn instances_outlive_a_killed_manager_are_found_again_and_end_on_decrease(
     assert_eq!(finish(&rig.enqueue(SandboxJob::new("third", &["echo three"]))).await.0.status, JobStatus::Success);
 }
 
+/// Every file and folder below, with its size and when it was last changed.
+fn tree(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).expect("a folder").flatten() {
+        let about = entry.metadata().expect("a file");
+        found.insert(entry.path(), (about.len(), about.modified().expect("its time")));
+        if about.is_dir() {
+            found.extend(tree(&entry.path()));
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plan_says_what_would_be_done_and_leaves_every_file_and_instance_as_it_is() {
+    let mut rig = LocalRig::start("", POLICY).await;
+    eventually("two idle instances", || rig.instances().len() == 2);
+    eventually("both are ready", || rig.manager.log().matches("instance is ready").count() == 2);
+    rig.manager.kill();
+    let instances = rig.instances();
+    let (dead, alive) = (&instances[0], &instances[1]);
+    run("kill", &["-KILL", &dead.1.to_string()]);
+    eventually("the instance has ended", || !is_alive(dead.1));
+    let before = tree(rig.manager.folder());
+    let (code, said) = flotilla(&["plan", "--config", &rig.manager.config_path().to_string_lossy()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("known       2 instances") && said.contains("would do    "), "{said}");
+    assert_eq!(tree(rig.manager.folder()), before, "{said}");
+    assert!(is_alive(alive.1), "{said}");
+    // What is left here goes with the manager.
+    rig.manager.start_again();
+    eventually("the dead one's folder is cleared by who may", || !rig.instances().contains(dead));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_instance_dies_before_its_script_moves_to_another() {
     let rig = LocalRig::start("", "").await;
@@ -66,7 +103,7 @@ async fn a_job_whose_instance_dies_before_its_script_moves_to_another() {
     let job = rig.enqueue(job);
     crate::harness::shows(&job, "Getting source from Git repository").await;
     let (first, pid) = rig.instances().pop().expect("the job's instance");
-    crate::harness::run("kill", &["-9", &pid.to_string()]);
+    run("kill", &["-9", &pid.to_string()]);
     crate::harness::shows(&job, "the job moves to another instance").await;
     // What git gets now is no repository, so that the job comes to its end.
     drop(silent);
@@ -83,7 +120,7 @@ async fn an_instance_that_dies_in_mid_job_is_a_system_failure_and_the_next_job_g
     let job = rig.enqueue(SandboxJob::new("doomed", &["echo started", "sleep 600"]));
     crate::harness::shows(&job, " started\n").await;
     let (name, pid) = rig.instances().pop().expect("the job's instance");
-    crate::harness::run("kill", &["-9", &pid.to_string()]);
+    run("kill", &["-9", &pid.to_string()]);
     let (report, trace) = finish(&job).await;
     assert_eq!(
         (report.status, report.failure_reason.as_str()),

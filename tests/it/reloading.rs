@@ -215,6 +215,31 @@ async fn a_broken_file_changes_nothing_and_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_entry_for_another_group_changes_nothing_and_each_of_its_lines_says_so() {
+    let sandbox = sandbox().await;
+    let entry = |capacity: u32, plugin_config: &str| {
+        let autoscaler = format!("capacity_per_instance = {capacity}\n{plugin_config}");
+        config(&runner(&sandbox, "local", RUNNER_TOKEN, "", &autoscaler))
+    };
+    let manager = Manager::start(&format!("listen_address = \"127.0.0.1:0\"\n{}", entry(1, "")));
+    let (report, trace) = finish(&sandbox.enqueue(SandboxJob::new("first", &["echo here"]))).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    let elsewhere = manager.folder().join("elsewhere");
+    let root = format!("[runners.autoscaler.plugin_config]\nroot = {elsewhere:?}");
+    manager.write_config(&format!("listen_address = \"127.0.0.1:0\"\n{}", entry(2, &root)));
+    manager.signal("HUP");
+    manager.wait_log("the changed entry is not taken up: this runner goes on as it was");
+    manager.wait_log("capacity_per_instance: 1 → 2 (not taken up: another group needs a restart)");
+    let (report, trace) = finish(&sandbox.enqueue(SandboxJob::new("second", &["echo here"]))).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    assert!(!elsewhere.exists());
+    let (_, metrics) = get(&manager, "/metrics").await;
+    let capacity = metrics.lines().find(|line| line.starts_with("fleeting_taskscaler_max_tasks_per_instance"));
+    assert!(capacity.is_some_and(|line| line.ends_with(" 1")), "{capacity:?}");
+    assert!(metrics.lines().any(|line| line.starts_with("flotilla_fleet_state_kept") && line.ends_with(" 1")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_runner_is_looked_at_again_while_the_file_stays_the_same() {
     let sandbox = sandbox().await;
     let folder = tempfile::tempdir().expect("a folder");

@@ -13,13 +13,15 @@ use flotilla::taskscaler::core::records::InstanceRecord;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::harness::local::LocalRig;
-use crate::harness::process::flotilla;
+use crate::harness::local::{LocalRig, instances, runner};
+use crate::harness::process::{Manager, flotilla};
 use crate::harness::rig::{Rig, Setup};
-use crate::harness::{LIMIT, eventually, finish, for_each_executor, processes_with, shows, text, within};
+use crate::harness::{LIMIT, eventually, finish, for_each_executor, processes_with, sandbox, shows, text, within};
 
 /// Kills of one run, unless `FLOTILLA_KILLS` says otherwise.
 const KILLS: u32 = 20;
+/// What the token of a runner became.
+const ROTATED_TOKEN: &str = "glrt-rotated-runner0000";
 /// `max_instances` of the rig.
 const MAX_INSTANCES: usize = 4;
 
@@ -62,6 +64,53 @@ async fn a_final_state_that_gitlab_could_not_be_told_is_told_by_the_next_manager
     let (report, trace) = finish(&job).await;
     assert_eq!((report.status, report.failure_reason.as_str()), (JobStatus::Failed, "runner_interrupted"), "{trace}");
     assert!(trace.ends_with("what the log lacks here is lost\x1b[0;m\n"), "{trace}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_state_storage_what_was_there_before_is_removed_for_safety_and_made_anew() {
+    let stateless = format!("{IDLE}\n[runners.autoscaler.state_storage]\nenabled = false");
+    let mut rig = LocalRig::start("", &stateless).await;
+    let ready = |log: &str| log.matches("instance is ready").count();
+    eventually("an instance for two jobs is ready", || ready(&rig.manager.log()) >= 1);
+    let before = rig.instances();
+    rig.manager.kill();
+    assert!(!journal(rig.manager.folder()).exists(), "nothing is kept");
+    let start = rig.manager.log().len();
+    rig.manager.start_again();
+    eventually("another instance is ready", || rig.manager.log().get(start..).is_some_and(|log| ready(log) >= 1));
+    eventually("those of before are gone", || {
+        let now = rig.instances();
+        !now.is_empty() && before.iter().all(|instance| !now.contains(instance))
+    });
+    let log = rig.manager.log();
+    for (name, _) in &before {
+        let is_said = |line: &&str| line.contains("instance marked for removal") && line.contains(name.as_str());
+        let line = log.lines().find(is_said).unwrap_or_else(|| panic!("{name} is not marked\n{log}"));
+        assert!(line.contains("no data on pre-existing instance so removing for safety"), "{line}");
+    }
+    let (report, trace) = finish(&rig.enqueue(SandboxJob::new("next", &["echo next"]))).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    assert!(before.iter().all(|(name, _)| !trace.contains(name.as_str())), "{trace}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_rotated_while_no_manager_ran_keeps_the_fleet() {
+    let sandbox = sandbox().await;
+    sandbox.add_runner(ROTATED_TOKEN);
+    let config = |token| format!("check_interval = 1\n{}", runner(&sandbox, "one", token, "id = 7", IDLE));
+    let mut manager = Manager::start(&config(RUNNER_TOKEN));
+    manager.wait_log("instance is ready");
+    let before = instances(&manager);
+    manager.kill();
+    manager.write_config(&config(ROTATED_TOKEN));
+    manager.start_again();
+    let (report, trace) =
+        finish(&sandbox.enqueue(SandboxJob::new("next", &["echo next"]).for_runner(ROTATED_TOKEN))).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    assert!(before.iter().any(|(name, _)| trace.contains(&format!("Instance {name} connected"))), "{trace}");
+    let after = instances(&manager);
+    assert!(before.iter().all(|instance| after.contains(instance)), "{before:?} became {after:?}");
+    assert!(!manager.log().contains("instance marked for removal"), "{}", manager.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

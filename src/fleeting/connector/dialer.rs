@@ -37,7 +37,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Dialer {
     id: InstanceId,
     group: Arc<dyn InstanceGroup>,
-    settings: Settings,
     host_keys: HostKeys,
     handshakes: Semaphore,
     state: Mutex<State>,
@@ -51,6 +50,7 @@ pub(super) struct Dialer {
 
 #[derive(Debug)]
 struct State {
+    settings: Settings,
     info: Option<Arc<ConnectInfo>>,
     pause: Pause,
 }
@@ -89,14 +89,24 @@ impl Dialer {
         Self {
             id,
             group,
-            settings,
             host_keys,
             handshakes: Semaphore::new(HANDSHAKES),
-            state: Mutex::new(State { info: None, pause: Pause::new() }),
+            state: Mutex::new(State { settings, info: None, pause: Pause::new() }),
             was_in: AtomicBool::new(false),
             gone,
             unused,
         }
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        self.state().settings
+    }
+
+    /// The next dial uses these, and asks anew how to reach the instance. Connections stay as they are.
+    pub(super) fn reconfigure(&self, settings: Settings) {
+        let mut state = self.state();
+        state.settings = settings;
+        state.info = None;
     }
 
     /// Dials until it works, fails for good, or `patience` is over.
@@ -168,8 +178,9 @@ impl Dialer {
         if let Some(protocol) = protocol {
             return Err(DialError::Protocol { id: self.id.clone(), protocol });
         }
-        let address = self.settings.address_of(&info).ok_or_else(|| DialError::NoAddress { id: self.id.clone() })?;
-        Connection::connect(&info, address, self.settings.keepalive, &self.host_keys, &self.gone).await
+        let settings = self.settings();
+        let address = settings.address_of(&info).ok_or_else(|| DialError::NoAddress { id: self.id.clone() })?;
+        Connection::connect(&info, address, settings.keepalive, &self.host_keys, &self.gone).await
     }
 
     fn is_worth_retrying(&self, error: &DialError) -> bool {

@@ -67,7 +67,6 @@ pub struct Instance(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     id: InstanceId,
-    settings: Settings,
     dialer: Arc<Dialer>,
     control: Pool,
     pool: Pool,
@@ -85,7 +84,6 @@ impl Instance {
         let dialer = Arc::new(Dialer::new(id.clone(), group, settings, host_keys, gone.clone(), unused.clone()));
         Self(Arc::new(Inner {
             id,
-            settings,
             control: Pool::new(Arc::clone(&dialer), 1),
             pool: Pool::new(Arc::clone(&dialer), MAX_CONNECTIONS),
             dialer,
@@ -100,7 +98,12 @@ impl Instance {
     }
 
     pub fn settings(&self) -> Settings {
-        self.0.settings
+        self.0.dialer.settings()
+    }
+
+    /// Takes up changed settings, for all handles. Connections that are open stay; the next one is dialed by these.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.0.dialer.reconfigure(settings);
     }
 
     /// How the instance is reached, for the job's log and its variables.

@@ -14,6 +14,7 @@ use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::config::resolved::StaticHost;
 use crate::error_chain::Chain;
 use crate::ids::InstanceId;
 use crate::time;
@@ -259,6 +260,24 @@ async fn a_refused_login_is_retried_while_the_instance_may_still_be_booting_and_
 }
 
 #[tokio::test]
+async fn changed_settings_count_from_the_next_dial_and_open_connections_stay() {
+    let sshd = Sshd::start("");
+    // Nobody listens there.
+    let host = StaticHost { external_addr: Some("127.0.0.1:1".to_owned()), ..sshd.host() };
+    let external = Settings { use_external_addr: true, timeout: Duration::from_millis(300), ..sshd.settings };
+    let instance = sshd::instance(host, external, HostKeys::default());
+    let error = instance.ready(&Readiness::default()).await.unwrap_err();
+    assert!(matches!(error, ReadyError::Dial(DialError::GaveUp { .. })), "{error:?}");
+    instance.reconfigure(sshd.settings);
+    assert_eq!(instance.settings(), sshd.settings);
+    instance.ready(&Readiness::default()).await.unwrap();
+    run(&instance, "true").await;
+    instance.reconfigure(external);
+    run(&instance, "true").await;
+    assert_eq!(instance.pooled_connections(), 1);
+}
+
+#[tokio::test]
 async fn keys_of_every_kind_and_form_log_in() {
     let sshd = Sshd::start("");
     let authorized = sshd.folder.path().join("authorized_keys");
@@ -267,7 +286,7 @@ async fn keys_of_every_kind_and_form_log_in() {
         let path = sshd.folder.path().join(format!("{kind}-{form}"));
         run_locally(&["ssh-keygen", "-q", "-N", "", "-t", kind, "-m", form, "-f", path.to_str().unwrap()]);
         fs::copy(path.with_extension("pub"), &authorized).unwrap();
-        let host = crate::config::resolved::StaticHost { key_path: Some(path), ..sshd.host() };
+        let host = StaticHost { key_path: Some(path), ..sshd.host() };
         let instance = sshd::instance(host, sshd.settings, HostKeys::default());
         assert!(run(&instance, "true").await.status.success(), "{kind} {form}");
     }

@@ -85,15 +85,24 @@ impl LocalGroup {
 
     async fn list(&self, operation: Operation) -> Result<GroupListing, GroupError> {
         let root = self.place.root.clone();
-        let instances = blocking(operation, move || {
-            folders(&root)?
-                .into_iter()
-                .map(|(id, folder)| Ok((id, folder.reconcile()?)))
-                .collect::<io::Result<Vec<_>>>()
-        })
-        .await?;
-        let staying = instances.iter().filter(|(_, state)| is_staying(*state)).count();
-        Ok(GroupListing { target_size: Some(u32::try_from(staying).unwrap_or(u32::MAX)), instances })
+        let reconcile = |(id, folder): (InstanceId, Folder)| Ok((id, folder.reconcile()?));
+        let list = move || folders(&root)?.into_iter().map(reconcile).collect::<io::Result<Vec<_>>>();
+        Ok(listing(blocking(operation, list).await?))
+    }
+
+    /// A group whose folder is not there yet has no instances.
+    async fn seen(&self) -> Result<(ProviderInfo, GroupListing), GroupError> {
+        let root = self.place.root.clone();
+        let list = move || match folders(&root) {
+            Ok(found) => Ok(found.into_iter().map(|(id, folder)| (id, folder.state())).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        Ok((self.info(), listing(blocking(Operation::Update, list).await?)))
+    }
+
+    fn info(&self) -> ProviderInfo {
+        ProviderInfo { id: format!("local/{}", self.place.root.display()), max_size: self.settings().max_size }
     }
 
     async fn increase_by(&self, count: u32) -> Increased {
@@ -285,6 +294,11 @@ fn folders(root: &Path) -> io::Result<Vec<(InstanceId, Folder)>> {
     Ok(found)
 }
 
+fn listing(instances: Vec<(InstanceId, InstanceState)>) -> GroupListing {
+    let staying = instances.iter().filter(|(_, state)| is_staying(*state)).count();
+    GroupListing { target_size: Some(u32::try_from(staying).unwrap_or(u32::MAX)), instances }
+}
+
 fn is_staying(state: InstanceState) -> bool {
     match state {
         InstanceState::Creating | InstanceState::Running => true,
@@ -317,10 +331,13 @@ impl InstanceGroup for LocalGroup {
         async {
             let root = self.place.root.clone();
             blocking(Operation::Init, move || fs::DirBuilder::new().recursive(true).mode(0o700).create(root)).await?;
-            let id = format!("local/{}", self.place.root.display());
-            Ok(ProviderInfo { id, max_size: self.settings().max_size })
+            Ok(self.info())
         }
         .boxed()
+    }
+
+    fn look(&self) -> BoxFuture<'_, Result<(ProviderInfo, GroupListing), GroupError>> {
+        self.seen().boxed()
     }
 
     fn update(&self) -> BoxFuture<'_, Result<GroupListing, GroupError>> {

@@ -39,6 +39,14 @@ pub(super) struct Record {
     pub host_key: String,
 }
 
+/// What the state of an instance asks for.
+#[derive(Debug)]
+enum Due {
+    Nothing,
+    Removal,
+    Signal(ProcessIdentity, Signal),
+}
+
 /// One instance's folder.
 #[derive(Clone, Debug)]
 pub(super) struct Folder(PathBuf);
@@ -95,25 +103,39 @@ impl Folder {
         }
     }
 
+    /// The state as found, and nothing is done about it.
+    pub(super) fn state(&self) -> InstanceState {
+        self.found().0
+    }
+
     /// The state as found; carries on with a deletion, and removes what is left of an instance that has ended.
     pub(super) fn reconcile(&self) -> io::Result<InstanceState> {
+        let (state, due) = self.found();
+        match due {
+            Due::Nothing => {}
+            Due::Removal => self.remove()?,
+            Due::Signal(process, signal) => process.signal(signal)?,
+        }
+        Ok(state)
+    }
+
+    fn found(&self) -> (InstanceState, Due) {
         let deleting = age(&self.0.join(DELETING));
         let Some(record) = self.record() else {
-            if age(&self.0).is_some_and(|age| age >= ABANDONED) {
-                self.remove()?;
-                return Ok(InstanceState::Deleted);
-            }
-            return Ok(if deleting.is_some() { InstanceState::Deleting } else { InstanceState::Creating });
+            return match deleting {
+                _ if age(&self.0).is_some_and(|age| age >= ABANDONED) => (InstanceState::Deleted, Due::Removal),
+                Some(_) => (InstanceState::Deleting, Due::Nothing),
+                None => (InstanceState::Creating, Due::Nothing),
+            };
         };
         if !record.process.is_alive() {
-            self.remove()?;
-            return Ok(InstanceState::Deleted);
+            return (InstanceState::Deleted, Due::Removal);
         }
         match deleting {
-            Some(age) if age >= KILL_AFTER => record.process.signal(Signal::KILL).map(|()| InstanceState::Deleting),
-            Some(_) => record.process.signal(Signal::TERM).map(|()| InstanceState::Deleting),
-            None if record.address.is_some() => Ok(InstanceState::Running),
-            None => Ok(InstanceState::Creating),
+            Some(age) if age >= KILL_AFTER => (InstanceState::Deleting, Due::Signal(record.process, Signal::KILL)),
+            Some(_) => (InstanceState::Deleting, Due::Signal(record.process, Signal::TERM)),
+            None if record.address.is_some() => (InstanceState::Running, Due::Nothing),
+            None => (InstanceState::Creating, Due::Nothing),
         }
     }
 

@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
-use super::process::stat;
-use super::record::Folder;
+use super::process::{ProcessIdentity, stat};
+use super::record::{Folder, Record};
 use super::*;
 use crate::config::resolved::{ConnectorConfig, LocalGroup as GroupSettings};
 use crate::fleeting::connector::tests::eventually;
@@ -151,6 +151,47 @@ async fn a_group_grows_and_shrinks_and_leaves_nothing() {
     delete_all(&group).await;
     let left: Vec<_> = fs::read_dir(root.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["key"]);
+}
+
+/// An instance's folder as its process leaves it.
+fn leave(root: &Root, name: &str, process: ProcessIdentity) -> Folder {
+    let folder = Folder::new(root.path().join(name));
+    folder.create().unwrap();
+    let (id, address) = (InstanceId::new(name), Some("127.0.0.1:1".to_owned()));
+    let record = Record { id, process, username: "ci".to_owned(), address, host_key: String::new() };
+    folder.write_record(&record).unwrap();
+    folder
+}
+
+#[tokio::test]
+async fn who_only_looks_at_a_group_ends_no_process_and_removes_no_folder() {
+    let root = Root::new();
+    let group =
+        LocalGroup::new(&GroupSettings::default(), Place { root: root.path(), executable: root.executable.clone() });
+    assert_eq!(group.look().await.unwrap().1.instances, []);
+    assert!(!root.path().exists(), "not even the group's folder is made");
+
+    group.init().await.unwrap();
+    let process = || tokio::process::Command::new("sleep").arg("600").kill_on_drop(true).spawn().unwrap();
+    let identity =
+        |process: &tokio::process::Child| ProcessIdentity::of(i32::try_from(process.id().unwrap()).unwrap()).unwrap();
+    let (mut dead, mut leaving) = (process(), process());
+    let dead_folder = leave(&root, "local-dead", identity(&dead));
+    let leaving_folder = leave(&root, "local-leaving", identity(&leaving));
+    dead.kill().await.unwrap();
+    fs::write(leaving_folder.path().join("deleting"), "").unwrap();
+
+    let states = [
+        (InstanceId::new("local-dead"), InstanceState::Deleted),
+        (InstanceId::new("local-leaving"), InstanceState::Deleting),
+    ];
+    let (info, listing) = group.look().await.unwrap();
+    assert_eq!((info, listing.target_size), (group.init().await.unwrap(), Some(0)));
+    assert_eq!(listing.instances, states);
+    assert!(dead_folder.path().exists() && leaving.try_wait().unwrap().is_none());
+    assert_eq!(listed(&group).await, states, "the manager sees the same, and acts");
+    assert!(!dead_folder.path().exists());
+    leaving.wait().await.unwrap();
 }
 
 #[tokio::test]

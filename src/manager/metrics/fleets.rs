@@ -88,6 +88,7 @@ fn gauges(snapshot: &Snapshot) -> Vec<Series<'static>> {
     found.extend([
         gauge(Name::FleetDesiredInstances, None, fleet.desired.into()),
         gauge(Name::FleetMaxInstances, None, max),
+        gauge(Name::FleetStateKept, None, u32::from(snapshot.is_kept).into()),
         gauge(Name::FleetMaxTasksPerInstance, None, fleet.capacity_per_instance.into()),
         gauge(Name::FleetMaxUseCountPerInstance, None, fleet.max_use_count.unwrap_or(0).into()),
     ]);

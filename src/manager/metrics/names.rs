@@ -42,6 +42,7 @@ pub enum Name {
     FleetRefusals,
     FleetRemovals,
     FleetScaleOperations,
+    FleetStateKept,
     FleetTaskOperations,
     FleetTasks,
 }
@@ -140,6 +141,10 @@ impl Name {
             Self::FleetScaleOperations => {
                 ("fleeting_taskscaler_scale_operations_total", "Requests to grow and to shrink the group.")
             }
+            Self::FleetStateKept => (
+                "flotilla_fleet_state_kept",
+                "1 while the fleet's state can be kept, 0 while that fails and nothing is done.",
+            ),
             Self::FleetTaskOperations => {
                 ("fleeting_taskscaler_task_operations_total", "What was asked of the taskscaler, and refused by it.")
             }

@@ -84,7 +84,7 @@ fn fleet() -> Snapshot {
     }
     let mut timings = Timings::new(&Buckets { readiness_time: Some(vec![5.0, 10.0]), ..Buckets::default() });
     timings.observe(&Decision::Ready { instance: InstanceId::new("i-1"), took: seconds(7) });
-    Snapshot { fleet: core.snapshot(now), timings }
+    Snapshot { fleet: core.snapshot(now), timings, is_kept: false }
 }
 
 #[test]
@@ -124,6 +124,7 @@ fn fleets_are_shown_under_the_names_of_the_reference_and_go_with_their_runner() 
         format!("fleeting_provisioner_instance_deletion_time_seconds_count{{{own}}} 0"),
         format!("fleeting_provisioner_instance_life_duration_seconds_count{{{own}}} 0"),
         format!(r#"flotilla_reservation_refusals_total{{reason="starting",{own}}} 1"#),
+        format!("flotilla_fleet_state_kept{{{own}}} 0"),
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\nis not in\n{text}");
     }
