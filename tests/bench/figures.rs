@@ -28,9 +28,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        for network in ["host", "bridge"] {
-            docker(network).await;
-        }
+        docker().await;
         instance().await;
         trace().await;
         cancel().await;
@@ -42,23 +40,22 @@ fn echo_job() -> SandboxJob {
     SandboxJob::new("echo", &["echo hello"]).variable("GIT_STRATEGY", "none")
 }
 
-/// Job and floor have the same network mode.
-async fn docker(network: &'static str) {
-    let rig = Rig::boot(Setup { network, ..Setup::of("docker-autoscaler") }).await;
+async fn docker() {
+    let rig = Rig::boot(Setup::of("docker-autoscaler")).await;
     settle(&rig).await;
-    let floor = median((0..8).map(|_| timed(|| raw_container(network))).collect());
+    let floor = median((0..8).map(|_| timed(raw_container)).collect());
     let alone = alone(&rig, 10).await;
     println!(
-        "docker-autoscaler, {network}, alone: {} received to final, {:.1} floors (floor {})",
+        "docker-autoscaler alone: {} received to final, {:.1} floors (floor {})",
         ms(alone.wall),
         ratio(alone.wall, floor),
         ms(floor)
     );
-    println!("docker-autoscaler, {network}, alone: manager {} CPU a job", ms(alone.cpu));
-    let floor_rate = raw_containers_at_once(network, 60);
+    println!("docker-autoscaler alone: manager {} CPU a job", ms(alone.cpu));
+    let floor_rate = raw_containers_at_once(60);
     let many = at_once(&rig, 60).await;
     println!(
-        "docker-autoscaler, {network}, {AT_ONCE} at once: {:.2} jobs/s, {:.2} of the floor's rate ({floor_rate:.2}/s); manager {} CPU a job",
+        "docker-autoscaler {AT_ONCE} at once: {:.2} jobs/s, {:.2} of the floor's rate ({floor_rate:.2}/s); manager {} CPU a job",
         many.rate,
         many.rate / floor_rate,
         ms(many.cpu)
@@ -78,13 +75,7 @@ async fn instance() {
     );
     println!("instance alone: manager {} CPU a job", ms(alone.cpu));
     let many = at_once(&rig, 400).await;
-    let floor_rate = ssh_execs_at_once(&rig, 400);
-    println!(
-        "instance {AT_ONCE} at once: {:.1} jobs/s, {:.2} of the floor's rate ({floor_rate:.1}/s); manager {} CPU a job",
-        many.rate,
-        many.rate / floor_rate,
-        ms(many.cpu)
-    );
+    println!("instance {AT_ONCE} at once: {:.1} jobs/s; manager {} CPU a job", many.rate, ms(many.cpu));
 }
 
 /// CPU of the manager for each MB of trace, and how soon the first bytes are at GitLab.
@@ -219,9 +210,8 @@ async fn settle(rig: &Rig) {
 }
 
 /// Creates, starts, waits for and removes one container, over the engine's own socket.
-fn raw_container(network: &str) {
-    let host = format!(r#"{{"NetworkMode":"{network}"}}"#);
-    let body = format!(r#"{{"Image":"{IMAGE}","Cmd":["sh","-c","echo hello"],"HostConfig":{host}}}"#);
+fn raw_container() {
+    let body = format!(r#"{{"Image":"{IMAGE}","Cmd":["sh","-c","echo hello"],"HostConfig":{{"NetworkMode":"host"}}}}"#);
     let created = engine("POST", "/containers/create", &body);
     let id = created.split_once("\"Id\":\"").and_then(|(_, rest)| rest.split_once('"')).expect("an id").0.to_owned();
     engine("POST", &format!("/containers/{id}/start"), "");
@@ -244,68 +234,41 @@ fn engine(method: &str, path: &str, body: &str) -> String {
 }
 
 /// Raw containers a second, with as many at once as jobs.
-fn raw_containers_at_once(network: &str, count: usize) -> f64 {
-    rate_at_once(count, |_| raw_container(network))
-}
-
-/// How many of these acts are done a second, with as many at once as jobs; each is told which of the many does it.
-fn rate_at_once(count: usize, act: impl Fn(usize) + Sync) -> f64 {
+fn raw_containers_at_once(count: usize) -> f64 {
     let start = Instant::now();
     std::thread::scope(|scope| {
-        for number in 0..AT_ONCE {
-            let act = &act;
-            scope.spawn(move || (0..count / AT_ONCE).for_each(|_| act(number)));
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| (0..count / AT_ONCE).for_each(|_| raw_container()));
         }
     });
     count as f64 / start.elapsed().as_secs_f64()
 }
 
-/// An SSH connection of OpenSSH's own client, held open for commands.
-struct Ssh<'a> {
-    rig: &'a Rig,
-    control: std::path::PathBuf,
-}
-
-impl<'a> Ssh<'a> {
-    fn open(rig: &'a Rig, name: &str) -> Self {
-        let ssh = Self { rig, control: rig.instance.key.with_file_name(name) };
-        ssh.run(&["-M", "-N", "-f"], &[]);
-        ssh
-    }
-
-    /// One command over it.
-    fn exec(&self) {
-        self.run(&[], &["true"]);
-    }
-
-    fn run(&self, arguments: &[&str], command: &[&str]) {
-        let options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"];
+/// One command over an SSH connection that is open already, as OpenSSH's own client does it.
+fn ssh_exec_floor(rig: &Rig) -> Duration {
+    let control = rig.instance.key.with_file_name("control");
+    let ssh = |arguments: &[&str]| {
         let status = Command::new("ssh")
-            .args(options.iter().flat_map(|option| ["-o", option]))
-            .arg("-i")
-            .arg(&self.rig.instance.key)
+            .args([
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+                "-o",
+                "LogLevel=ERROR",
+                "-i",
+            ])
+            .arg(&rig.instance.key)
             .arg("-S")
-            .arg(&self.control)
+            .arg(&control)
             .args(arguments)
-            .arg(format!("{USER}@{}", self.rig.instance.address))
-            .args(command)
+            .arg(format!("{USER}@{}", rig.instance.address))
+            .args(if arguments.is_empty() { &["true"][..] } else { &[] })
             .status();
         assert!(status.expect("OpenSSH's client").success());
-    }
-}
-
-/// One command over an SSH connection that is open already.
-fn ssh_exec_floor(rig: &Rig) -> Duration {
-    let ssh = Ssh::open(rig, "control");
-    median((0..20).map(|_| timed(|| ssh.exec())).collect())
-}
-
-/// Such commands a second, with as many at once as jobs and no more on one connection than sshd allows.
-fn ssh_execs_at_once(rig: &Rig, count: usize) -> f64 {
-    const SESSIONS: usize = 8;
-    let connections: Vec<Ssh<'_>> =
-        (0..AT_ONCE.div_ceil(SESSIONS)).map(|number| Ssh::open(rig, &format!("control-{number}"))).collect();
-    rate_at_once(count, |number| connections[number / SESSIONS].exec())
+    };
+    ssh(&["-M", "-N", "-f"]);
+    median((0..20).map(|_| timed(|| ssh(&[]))).collect())
 }
 
 fn timed(act: impl FnOnce()) -> Duration {

@@ -19,8 +19,6 @@ pub(crate) struct Setup<'a> {
     pub(crate) runner: &'a str,
     /// Lines of `[runners.docker]`.
     pub(crate) docker: &'a str,
-    /// The network mode of containers.
-    pub(crate) network: &'a str,
     /// The image of jobs that name none.
     pub(crate) image: &'a str,
     /// Lines of sshd's configuration.
@@ -38,7 +36,6 @@ impl<'a> Setup<'a> {
             global: "",
             runner: "",
             docker: "",
-            network: "host",
             image: "flotilla-test/busybox",
             sshd: "",
             slots: 20,
@@ -121,7 +118,7 @@ impl Drop for Rig {
 }
 
 fn config(setup: &Setup<'_>, url: &str, token: &str, instance: &Namespace) -> String {
-    let Setup { executor, global, runner, docker, network, image, slots, .. } = setup;
+    let Setup { executor, global, runner, docker, image, slots, .. } = setup;
     let (key, address) = (display(&instance.key), &instance.address);
     let concurrent = slots + 10;
     format!(
@@ -141,7 +138,7 @@ shutdown_timeout = 10
   [runners.docker]
     image = "{image}"
     pull_policy = "if-not-present"
-    network_mode = "{network}"
+    network_mode = "host"
     {docker}
   [runners.autoscaler]
     plugin = "static"
