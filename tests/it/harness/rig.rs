@@ -20,6 +20,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) docker: &'a str,
     /// The image of jobs that name none.
     pub(crate) image: &'a str,
+    /// The network of containers: `host`, `bridge`, …
+    pub(crate) network: &'a str,
     /// Lines of sshd's configuration.
     pub(crate) sshd: &'a str,
     /// Jobs at once on the instance.
@@ -28,7 +30,16 @@ pub(crate) struct Setup<'a> {
 
 impl<'a> Setup<'a> {
     pub(crate) fn of(executor: &'a str) -> Self {
-        Self { executor, global: "", runner: "", docker: "", image: "flotilla-test/busybox", sshd: "", slots: 20 }
+        Self {
+            executor,
+            global: "",
+            runner: "",
+            docker: "",
+            image: "flotilla-test/busybox",
+            network: "host",
+            sshd: "",
+            slots: 20,
+        }
     }
 }
 
@@ -100,7 +111,7 @@ impl Drop for Rig {
 }
 
 fn config(setup: &Setup<'_>, sandbox: &Sandbox, token: &str, instance: &Namespace) -> String {
-    let Setup { executor, global, runner, docker, image, slots, .. } = setup;
+    let Setup { executor, global, runner, docker, image, network, slots, .. } = setup;
     let (url, key, address) = (sandbox.url(), display(&instance.key), &instance.address);
     let concurrent = slots + 10;
     format!(
@@ -120,7 +131,7 @@ shutdown_timeout = 10
   [runners.docker]
     image = "{image}"
     pull_policy = "if-not-present"
-    network_mode = "host"
+    network_mode = "{network}"
     {docker}
   [runners.autoscaler]
     plugin = "static"
