@@ -9,6 +9,7 @@ mod demo;
 mod executors;
 mod golden;
 mod jobs;
+mod list;
 mod local_instances;
 mod losses;
 mod packaging;
