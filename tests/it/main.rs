@@ -21,3 +21,4 @@ mod tidy;
 mod traces;
 mod transfers;
 mod unreadable;
+mod watched;
