@@ -12,7 +12,9 @@ mod harness;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use flotilla::sandbox::{JobHandle, JobStatus, Sandbox, SandboxJob};
@@ -28,7 +30,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        docker().await;
+        for network in ["host", "bridge"] {
+            docker(network).await;
+        }
         instance().await;
         trace().await;
         cancel().await;
@@ -40,22 +44,23 @@ fn echo_job() -> SandboxJob {
     SandboxJob::new("echo", &["echo hello"]).variable("GIT_STRATEGY", "none")
 }
 
-async fn docker() {
-    let rig = Rig::boot(Setup::of("docker-autoscaler")).await;
+/// Containers of the jobs and of the floor are in the same network.
+async fn docker(network: &str) {
+    let rig = Rig::boot(Setup { network, ..Setup::of("docker-autoscaler") }).await;
     settle(&rig).await;
-    let floor = median((0..8).map(|_| timed(raw_container)).collect());
+    let floor = median((0..8).map(|_| timed(|| raw_container(network))).collect());
     let alone = alone(&rig, 10).await;
     println!(
-        "docker-autoscaler alone: {} received to final, {:.1} floors (floor {})",
+        "docker-autoscaler, {network} network, alone: {} received to final, {:.1} floors (floor {})",
         ms(alone.wall),
         ratio(alone.wall, floor),
         ms(floor)
     );
-    println!("docker-autoscaler alone: manager {} CPU a job", ms(alone.cpu));
-    let floor_rate = raw_containers_at_once(60);
+    println!("docker-autoscaler, {network} network, alone: manager {} CPU a job", ms(alone.cpu));
+    let floor_rate = rate_at_once(60, || raw_container(network));
     let many = at_once(&rig, 60).await;
     println!(
-        "docker-autoscaler {AT_ONCE} at once: {:.2} jobs/s, {:.2} of the floor's rate ({floor_rate:.2}/s); manager {} CPU a job",
+        "docker-autoscaler, {network} network, {AT_ONCE} at once: {:.2} jobs/s, {:.2} of the floor's rate ({floor_rate:.2}/s); manager {} CPU a job",
         many.rate,
         many.rate / floor_rate,
         ms(many.cpu)
@@ -65,7 +70,8 @@ async fn docker() {
 async fn instance() {
     let rig = Rig::boot(Setup::of("instance")).await;
     settle(&rig).await;
-    let floor = ssh_exec_floor(&rig);
+    let connections = open_connections(&rig);
+    let floor = median((0..20).map(|_| timed(|| raw_exec(&rig, &connections[0]))).collect());
     let alone = alone(&rig, 20).await;
     println!(
         "instance alone: {} received to final, {:.1} floors (floor {})",
@@ -74,8 +80,18 @@ async fn instance() {
         ms(floor)
     );
     println!("instance alone: manager {} CPU a job", ms(alone.cpu));
+    let next = AtomicUsize::new(0);
+    let floor_rate = rate_at_once(400, || {
+        let turn = next.fetch_add(1, Ordering::Relaxed);
+        raw_exec(&rig, &connections[turn % connections.len()]);
+    });
     let many = at_once(&rig, 400).await;
-    println!("instance {AT_ONCE} at once: {:.1} jobs/s; manager {} CPU a job", many.rate, ms(many.cpu));
+    println!(
+        "instance {AT_ONCE} at once: {:.1} jobs/s, {:.2} of the floor's rate ({floor_rate:.1}/s); manager {} CPU a job",
+        many.rate,
+        many.rate / floor_rate,
+        ms(many.cpu)
+    );
 }
 
 /// CPU of the manager for each MB of trace, and how soon the first bytes are at GitLab.
@@ -210,8 +226,9 @@ async fn settle(rig: &Rig) {
 }
 
 /// Creates, starts, waits for and removes one container, over the engine's own socket.
-fn raw_container() {
-    let body = format!(r#"{{"Image":"{IMAGE}","Cmd":["sh","-c","echo hello"],"HostConfig":{{"NetworkMode":"host"}}}}"#);
+fn raw_container(network: &str) {
+    let body =
+        format!(r#"{{"Image":"{IMAGE}","Cmd":["sh","-c","echo hello"],"HostConfig":{{"NetworkMode":"{network}"}}}}"#);
     let created = engine("POST", "/containers/create", &body);
     let id = created.split_once("\"Id\":\"").and_then(|(_, rest)| rest.split_once('"')).expect("an id").0.to_owned();
     engine("POST", &format!("/containers/{id}/start"), "");
@@ -233,42 +250,44 @@ fn engine(method: &str, path: &str, body: &str) -> String {
     answer
 }
 
-/// Raw containers a second, with as many at once as jobs.
-fn raw_containers_at_once(count: usize) -> f64 {
+/// How often a second something can be done, with as many at once as jobs.
+fn rate_at_once(count: usize, act: impl Fn() + Sync) -> f64 {
     let start = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
-            scope.spawn(|| (0..count / AT_ONCE).for_each(|_| raw_container()));
+            scope.spawn(|| (0..count / AT_ONCE).for_each(|_| act()));
         }
     });
     count as f64 / start.elapsed().as_secs_f64()
 }
 
-/// One command over an SSH connection that is open already, as OpenSSH's own client does it.
-fn ssh_exec_floor(rig: &Rig) -> Duration {
-    let control = rig.instance.key.with_file_name("control");
-    let ssh = |arguments: &[&str]| {
-        let status = Command::new("ssh")
-            .args([
-                "-o",
-                "StrictHostKeyChecking=no",
-                "-o",
-                "UserKnownHostsFile=/dev/null",
-                "-o",
-                "LogLevel=ERROR",
-                "-i",
-            ])
-            .arg(&rig.instance.key)
-            .arg("-S")
-            .arg(&control)
-            .args(arguments)
-            .arg(format!("{USER}@{}", rig.instance.address))
-            .args(if arguments.is_empty() { &["true"][..] } else { &[] })
-            .status();
-        assert!(status.expect("OpenSSH's client").success());
-    };
-    ssh(&["-M", "-N", "-f"]);
-    median((0..20).map(|_| timed(|| ssh(&[]))).collect())
+/// Connections of OpenSSH's own client, by their control sockets: as many as it takes for [`AT_ONCE`] sessions with
+/// at most eight on each, as the manager has them (sshd refuses more than ten).
+fn open_connections(rig: &Rig) -> Vec<PathBuf> {
+    let sockets: Vec<_> =
+        (0..AT_ONCE.div_ceil(8)).map(|number| rig.instance.key.with_file_name(format!("control-{number}"))).collect();
+    for socket in &sockets {
+        ssh(rig, socket, &["-M", "-N", "-f"], &[]);
+    }
+    sockets
+}
+
+/// One command over a connection that is open already.
+fn raw_exec(rig: &Rig, connection: &Path) {
+    ssh(rig, connection, &[], &["true"]);
+}
+
+fn ssh(rig: &Rig, connection: &Path, options: &[&str], command: &[&str]) {
+    let status = Command::new("ssh")
+        .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-i"])
+        .arg(&rig.instance.key)
+        .arg("-S")
+        .arg(connection)
+        .args(options)
+        .arg(format!("{USER}@{}", rig.instance.address))
+        .args(command)
+        .status();
+    assert!(status.expect("OpenSSH's client").success());
 }
 
 fn timed(act: impl FnOnce()) -> Duration {

@@ -54,3 +54,19 @@ fn check_of_no_file_fails_and_names_it() {
     assert_eq!(code, Some(1));
     assert!(said.contains("/nonexistent/config.toml"), "{said}");
 }
+
+/// The configs that the README begins with; what they name (a token, a key) need not be there.
+#[test]
+fn check_finds_no_error_in_the_first_configs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let first = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "toml");
+    let mut found: Vec<_> =
+        fs::read_dir(&folder).expect("the folder").map(|entry| entry.expect("an entry").path()).filter(first).collect();
+    found.sort();
+    assert_eq!(found, ["local.toml", "static.toml"].map(|name| folder.join(name)));
+    for path in found {
+        let (code, said) = check(&path);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(" 0 errors, "), "{said}");
+    }
+}

@@ -78,6 +78,11 @@ fn the_demo_ends_with_every_job_as_it_should_be() {
     assert!(output.contains("ended as they should, and the fleet is back at 0 instances."), "{output}");
     assert!(output.contains("| the secret is [MASKED]"), "{output}");
     assert!(!output.contains(flotilla::sandbox::samples::SECRET), "{output}");
+    // The tests have an engine, and the helper for its containers.
+    assert!(!output.contains("docker-autoscaler: skipped"), "{output}");
+    let has_line = |is_it: fn(&str) -> bool| output.lines().any(is_it);
+    assert!(has_line(|line| line.starts_with("docker-autoscaler: ") && line.contains("instances created")), "{output}");
+    assert!(has_line(|line| line.starts_with("+ ") && line.contains(" docker-autoscaler ")), "{output}");
     demo.assert_nothing_is_left();
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) docker: &'a str,
     /// The image of jobs that name none.
     pub(crate) image: &'a str,
+    /// The network of containers: `host`, `bridge`, …
+    pub(crate) network: &'a str,
     /// Lines of sshd's configuration.
     pub(crate) sshd: &'a str,
     /// Jobs at once on the instance.
@@ -37,6 +39,7 @@ impl<'a> Setup<'a> {
             runner: "",
             docker: "",
             image: "flotilla-test/busybox",
+            network: "host",
             sshd: "",
             slots: 20,
             tls: false,
@@ -118,7 +121,7 @@ impl Drop for Rig {
 }
 
 fn config(setup: &Setup<'_>, url: &str, token: &str, instance: &Namespace) -> String {
-    let Setup { executor, global, runner, docker, image, slots, .. } = setup;
+    let Setup { executor, global, runner, docker, image, network, slots, .. } = setup;
     let (key, address) = (display(&instance.key), &instance.address);
     let concurrent = slots + 10;
     format!(
@@ -138,7 +141,7 @@ shutdown_timeout = 10
   [runners.docker]
     image = "{image}"
     pull_policy = "if-not-present"
-    network_mode = "host"
+    network_mode = "{network}"
     {docker}
   [runners.autoscaler]
     plugin = "static"
