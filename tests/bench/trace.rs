@@ -10,7 +10,7 @@ use flotilla::trace::{CompiledMasks, Masker, Masks, Sink, Stream, TraceSettings}
 
 /// Output as a build prints it, a megabyte of it.
 fn plain_text() -> Vec<u8> {
-    let line = "   Compiling some-package v1.2.3 (registry+https://github.com/rust-lang/crates.io-index)\n";
+    let line = "   Compiling some-package v1.2.3 (git+https://git.example.com/some-package)\n";
     line.as_bytes().iter().copied().cycle().take(1 << 20).collect()
 }
 
