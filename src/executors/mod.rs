@@ -220,7 +220,8 @@ impl Executor {
         }
     }
 
-    /// Ends what a job left on an instance: one of an earlier manager, or one that could not be cleaned up. Where nothing is left, nothing happens.
+    /// Ends what a job left on an instance: one of an earlier manager, or one that could not be cleaned up. Where
+    /// nothing is left, nothing happens.
     ///
     /// # Errors
     /// It cannot be ended, or nobody can say.

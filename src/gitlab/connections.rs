@@ -83,9 +83,7 @@ pub(super) struct CurrentClient {
 
 #[derive(Debug)]
 struct Current {
-    client: reqwest::Client,
-    tls: Arc<JobTls>,
-    witness: Arc<Witness>,
+    client: CurrentClient,
     stamp: Stamp,
     made: Instant,
 }
@@ -98,8 +96,7 @@ impl Pool {
         if self.max_age.is_some_and(|max_age| age > max_age) || self.files.stamp() != current.stamp {
             *current = Current::make(&self.files, &self.proxies)?;
         }
-        let Current { client, tls, witness, .. } = &*current;
-        Ok(CurrentClient { client: client.clone(), tls: Arc::clone(tls), witness: Arc::clone(witness) })
+        Ok(current.client.clone())
     }
 }
 
@@ -111,20 +108,18 @@ impl Current {
         for problem in &material.problems {
             warn!(error = %Chain(problem), "TLS file left out");
         }
-        let (client, tls, witness) = make_client(material, &proxies.to_proxies()?)?;
-        Ok(Self { client, tls: Arc::new(tls), witness, stamp, made: time::now().instant })
+        let client = make_client(material, &proxies.to_proxies()?)?;
+        Ok(Self { client, stamp, made: time::now().instant })
     }
 }
 
-fn make_client(
-    material: Material,
-    proxies: &[reqwest::Proxy],
-) -> Result<(reqwest::Client, JobTls, Arc<Witness>), ClientError> {
+fn make_client(material: Material, proxies: &[reqwest::Proxy]) -> Result<CurrentClient, ClientError> {
     let authorities = Authorities::of_this_machine(material.authorities);
     let (tls, witness) =
         authorities.client(material.identity.as_ref()).map_err(|source| ClientError::Tls { source })?;
     let client = builder(proxies).tls_backend_preconfigured(tls).build();
-    Ok((client.map_err(|source| ClientError::Build { source })?, material.job, witness))
+    let client = client.map_err(|source| ClientError::Build { source })?;
+    Ok(CurrentClient { client, tls: Arc::new(material.job), witness })
 }
 
 fn builder(proxies: &[reqwest::Proxy]) -> reqwest::ClientBuilder {

@@ -48,7 +48,7 @@ enum Refusal {
 /// Brings a received job to `running`.
 pub async fn accept(runner: &Arc<ServedRunner>, received: &Received, phase: &mut watch::Receiver<Phase>) -> Accepted {
     let mut offer = Offer::new(crate::time::now().instant);
-    let mut slot = Slot::new(runner.clone(), received.reservation.clone());
+    let mut slot = Slot::new(runner.clone(), received);
     let begun = match wait_for_slot(runner, received, phase, &mut offer, &mut slot).await {
         Ok(()) => acknowledge(runner, received, phase, &mut offer).await,
         refused => refused,

@@ -9,7 +9,6 @@ use super::poller::Received;
 use super::served::ServedRunner;
 use crate::executors::Executor;
 use crate::gitlab::{COMPATIBLE_VERSION, REVISION};
-use crate::ids::JobId;
 use crate::job::failure::Fault;
 use crate::job::lifecycle::settings::{LifecycleSettings, RunnerSide};
 use crate::job::payload::Job;
@@ -82,11 +81,6 @@ impl Beginning {
         prefixes.iter().for_each(|prefix| trace.masks.add_prefix(prefix));
         let at = crate::time::now().utc;
         Self { lifecycle, trace, job, key, correlation_id: received.correlation_id, at, api }
-    }
-
-    /// The job's number.
-    pub fn id(&self) -> JobId {
-        self.api.credentials.id
     }
 
     /// Names this acceptance of a job among all there ever were.

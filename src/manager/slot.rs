@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::ReusableBoxFuture;
 use tracing::warn;
 
+use super::beginning::Beginning;
+use super::poller::Received;
 use super::served::ServedRunner;
 use crate::config::resolved::{Autoscaler, PluginConfig};
 use crate::error_chain::Chain;
@@ -18,6 +20,9 @@ use crate::taskscaler::{AcquireError, Acquisition, Release};
 pub struct Slot {
     runner: Arc<ServedRunner>,
     reservation: ReservationKey,
+    job: JobId,
+    /// As the executor knows the job.
+    job_name: String,
     acquisition: Option<Acquisition>,
     /// The wait for one. It goes on whoever looks at it, so that the place in the queue is kept.
     acquiring: Option<ReusableBoxFuture<'static, Result<Acquisition, AcquireError>>>,
@@ -28,10 +33,18 @@ pub struct Slot {
 
 impl Slot {
     /// The claim of a job that has just been received.
-    pub fn new(runner: Arc<ServedRunner>, reservation: ReservationKey) -> Self {
+    pub fn new(runner: Arc<ServedRunner>, received: &Received) -> Self {
         let acquire_by = crate::time::now().instant + acquire_timeout(&runner);
-        let acquire_by = Some(acquire_by);
-        Self { runner, reservation, acquisition: None, acquiring: None, acquire_by, is_released: false }
+        Self {
+            runner,
+            reservation: received.reservation.clone(),
+            job: received.job.credentials.id,
+            job_name: Beginning::name_of(received),
+            acquisition: None,
+            acquiring: None,
+            acquire_by: Some(acquire_by),
+            is_released: false,
+        }
     }
 
     /// The claim's key.
@@ -92,9 +105,10 @@ impl Slot {
     }
 
     /// Something of the job may be left on the instance: that is ended before the next job is given to it.
-    pub fn note_remains(&self, job: JobId, name: &str) {
+    pub fn note_remains(&self) {
         if let Some(acquisition) = &self.acquisition {
-            self.runner.remains.note(acquisition.instance_id(), job, name, self.runner.executor.name());
+            let executor = self.runner.executor.name();
+            self.runner.remains.note(acquisition.instance_id(), self.job, &self.job_name, executor);
         }
     }
 

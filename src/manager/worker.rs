@@ -32,7 +32,7 @@ use super::slot::Slot;
 use super::telling::{News, Untold};
 use crate::detached::{Exit, StageHandle};
 use crate::executors::{CleanUp, Environment, InstanceAccess, PrepareContext, StageRun};
-use crate::ids::{JobId, ReservationKey};
+use crate::ids::ReservationKey;
 use crate::job::failure::{FailureReason, Fault, FaultClass};
 use crate::job::lifecycle::{Action, Event, FinalResult, JobFailure, JobStatus, Level, Lifecycle, Outcome};
 use crate::job::stage::Stage;
@@ -195,7 +195,6 @@ struct Rest {
     environment: Option<Environment<Sink>>,
     /// A stage was abandoned: what it runs, nobody knows.
     abandoned: bool,
-    job: (JobId, String),
     slot: Option<Slot>,
     release: Release,
 }
@@ -211,8 +210,7 @@ impl Rest {
         match cleaned {
             CleanUp::Done => slot.release(self.release).await,
             CleanUp::LeftBehind => {
-                let (id, name) = &self.job;
-                slot.note_remains(*id, name);
+                slot.note_remains();
                 slot.release(Release::Broken).await;
             }
         }
@@ -274,7 +272,6 @@ impl Drive {
                     let rest = Rest {
                         environment: self.environment,
                         abandoned: self.abandoned,
-                        job: (self.beginning.id(), self.beginning.key),
                         slot: self.slot,
                         release: self.release,
                     };
@@ -348,7 +345,7 @@ impl Drive {
             self.environment = None;
             self.abandoned = false;
             self.release = Release::Finished;
-            slot.note_remains(self.beginning.id(), &self.beginning.key);
+            slot.note_remains();
         }
         self.stop = CancellationToken::new();
         let stop = self.stop.clone();
@@ -421,7 +418,7 @@ impl Drive {
             }
             WorkEnd::Prepared(mut slot, Err(fault)) => {
                 if fault.class == FaultClass::Unclassified && !self.stop.is_cancelled() {
-                    slot.note_remains(self.beginning.id(), &self.beginning.key);
+                    slot.note_remains();
                     slot.give_up_instance().await;
                 }
                 self.slot = Some(slot);

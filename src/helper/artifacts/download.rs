@@ -55,7 +55,7 @@ pub(super) fn run(
     loop {
         let route = if direct && tries == 1 { Route::Direct } else { Route::ThroughGitlab };
         // The command has no time of its own but the job's: any wait that is believed is waited for.
-        let Tried { outcome, wish } = patience.insist(LONGEST_WISH, |_| {
+        let Tried { outcome, wish } = patience.insist(LONGEST_WISH, DownloadOutcome::push_back, |_| {
             meter.reset();
             file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(|error| Failure::fatal(&error))?;
             let copy = file.try_clone().map_err(|error| Failure::fatal(&error))?;

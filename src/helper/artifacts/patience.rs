@@ -8,29 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-use crate::gitlab::artifacts::{DownloadOutcome, PushBack, UploadOutcome};
+use crate::gitlab::artifacts::PushBack;
 use crate::gitlab::retry::{Attempts, Verdict};
 use crate::helper::console::{Console, Level};
 use crate::helper::run::Failure;
 use crate::time;
-
-/// What a server may push back.
-pub(super) trait Refusable {
-    /// The answer, where it was a refusal of the moment.
-    fn push_back(&self) -> Option<PushBack>;
-}
-
-impl Refusable for UploadOutcome {
-    fn push_back(&self) -> Option<PushBack> {
-        Self::push_back(self)
-    }
-}
-
-impl Refusable for DownloadOutcome {
-    fn push_back(&self) -> Option<PushBack> {
-        Self::push_back(self)
-    }
-}
 
 /// What came of a try.
 pub(super) struct Tried<O> {
@@ -50,20 +32,22 @@ pub(super) struct Patience<'a> {
 }
 
 impl Patience<'_> {
-    /// Attempts until an answer is final or the time is over. `attempt` is told how much time is left.
+    /// Attempts until an answer is final or the time is over. `attempt` is told how much time is left, and
+    /// `push_back` tells where its answer was a refusal of the moment.
     ///
     /// # Errors
     /// Those of `attempt`.
-    pub(super) fn insist<O: Refusable>(
+    pub(super) fn insist<O>(
         &self,
         limit: Duration,
+        push_back: impl Fn(&O) -> Option<PushBack>,
         mut attempt: impl FnMut(Duration) -> Result<O, Failure>,
     ) -> Result<Tried<O>, Failure> {
         let start = time::now().instant;
         let mut attempts = self.attempts.clone();
         loop {
             let outcome = attempt(left(start, limit))?;
-            let Some(PushBack { status, wish }) = outcome.push_back() else {
+            let Some(PushBack { status, wish }) = push_back(&outcome) else {
                 return Ok(Tried { outcome, wish: Duration::ZERO });
             };
             match attempts.judge_within(left(start, limit), status, wish, rand::random()) {

@@ -112,7 +112,8 @@ impl Uploader<'_> {
         loop {
             let patience =
                 Patience { runtime: &self.runtime, console: self.console, context: "artifacts-uploader", attempts };
-            let Tried { outcome, wish } = patience.insist(self.timeout, |left| self.attempt(left))?;
+            let Tried { outcome, wish } =
+                patience.insist(self.timeout, UploadOutcome::push_back, |left| self.attempt(left))?;
             let Some(problem) = self.tell(&outcome) else { return Ok(()) };
             let allowed = outcome.tries();
             if tries >= allowed {

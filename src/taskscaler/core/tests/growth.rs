@@ -16,30 +16,17 @@ use super::sim::{Plan, TROUBLE};
 fn plan(seed: u64) -> Plan {
     let mut plan = Plan { crash_chance: None, ..Plan::new(seed) };
     plan.style.keeps_size = false;
-    plan.script.retain(|(_, injection)| match injection {
-        Injection::Jobs { .. }
-        | Injection::Vanish { .. }
-        | Injection::Die { .. }
-        | Injection::TimeOut { .. }
-        | Injection::RefuseJobs { .. } => true,
-        Injection::ApiDown { .. }
-        | Injection::LostResponses { .. }
-        | Injection::PartialSuccess { .. }
-        | Injection::NoCapacity { .. }
-        | Injection::BrokenImage { .. }
-        | Injection::DeletesIgnored { .. }
-        | Injection::DuplicatePages { .. }
-        | Injection::StuckLaunches { .. }
-        | Injection::TakeAway { .. }
-        | Injection::Hide { .. }
-        | Injection::Protect { .. }
-        | Injection::GroupMax { .. }
-        | Injection::CancelWaiting
-        | Injection::ClaimLost { .. }
-        | Injection::Reload { .. }
-        | Injection::Crash { .. }
-        | Injection::ClockJump { .. } => false,
-    });
+    let costs_instances_only = |injection: &Injection| {
+        matches!(
+            injection,
+            Injection::Jobs { .. }
+                | Injection::Vanish { .. }
+                | Injection::Die { .. }
+                | Injection::TimeOut { .. }
+                | Injection::RefuseJobs { .. }
+        )
+    };
+    plan.script.retain(|(_, injection)| costs_instances_only(injection));
     plan
 }
 
