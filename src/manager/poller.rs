@@ -42,18 +42,20 @@ pub async fn poll(
     long: bool,
     cancel: &CancellationToken,
 ) -> Polled {
+    let asked = crate::time::now().instant;
+    let no_capacity = || Polled::without_job(PollOutcome::NoCapacity { asked });
     let reserved = tokio::select! {
         reserved = runner.capacity.reserve(&reservation) => reserved,
         // Whatever the answer would be, it is for nobody.
         () = cancel.cancelled() => {
             runner.capacity.abandon(&reservation);
-            return Polled::without_job(PollOutcome::NoCapacity);
+            return no_capacity();
         }
     };
     if let Err(refusal) = reserved {
         debug!(error = %Chain(&refusal), failure_type = "no_free_executor", "Failed to process runner");
         runner.metrics.processing_failed(&runner.labels, "no_free_executor");
-        return Polled::without_job(PollOutcome::NoCapacity);
+        return no_capacity();
     }
     let asked = crate::time::now().instant;
     let how = if long { Poll::Held } else { Poll::AtOnce };
@@ -61,7 +63,7 @@ pub async fn poll(
         result = runner.client.request_job(how) => result,
         () = cancel.cancelled() => {
             runner.capacity.unreserve(&reservation).await;
-            return Polled::without_job(PollOutcome::NoCapacity);
+            return no_capacity();
         }
     };
     let RequestResult { outcome, pushed_back, held, retry_after } = result;

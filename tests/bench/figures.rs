@@ -30,14 +30,29 @@ const LIMIT: Duration = Duration::from_secs(300);
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        for network in ["host", "bridge"] {
-            docker(network).await;
+        if is_wanted("docker") {
+            docker("host").await;
+            docker("bridge").await;
         }
-        instance().await;
-        trace().await;
-        cancel().await;
-        idle().await;
+        if is_wanted("instance") {
+            instance().await;
+        }
+        if is_wanted("trace") {
+            trace().await;
+        }
+        if is_wanted("cancel") {
+            cancel().await;
+        }
+        if is_wanted("memory") {
+            memory().await;
+        }
     });
+}
+
+/// All parts, or those that the command line names.
+fn is_wanted(part: &str) -> bool {
+    let named: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    named.is_empty() || named.iter().any(|name| name == part)
 }
 
 fn echo_job() -> SandboxJob {
@@ -142,7 +157,7 @@ async fn cancel() {
 }
 
 /// Memory with 50 runners that have nothing to do, and with 200 jobs on instances.
-async fn idle() {
+async fn memory() {
     let sandbox = Sandbox::start("127.0.0.1:0".parse().expect("an address")).await.expect("a sandbox");
     let mut config = "concurrent = 100\ncheck_interval = 3\n".to_owned();
     for number in 0..50 {

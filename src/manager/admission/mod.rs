@@ -62,8 +62,8 @@ pub struct Poll {
 /// How a poll ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollOutcome {
-    /// No request was sent: the taskscaler has no capacity to promise.
-    NoCapacity,
+    /// No request was sent: the taskscaler, `asked` then, has no capacity to promise.
+    NoCapacity { asked: Instant },
     /// The server has no job. `asked` is when the request went out, `held` whether the server was asked to
     /// hold it and does that.
     NoJob { asked: Instant, held: bool, pushed_back: bool },
@@ -88,6 +88,8 @@ struct RunnerState {
     busy: bool,
     /// The last try found no capacity: a change of capacity makes it due at once.
     starved: bool,
+    /// When there was capacity again: a refusal of before can be heard after it.
+    capacity_came: Option<Instant>,
     /// No longer in the configuration; it is forgotten when its last job has ended.
     removed: bool,
 }
@@ -195,8 +197,9 @@ impl Admission {
 
     /// The runner's taskscaler has capacity again: who found none may ask at once.
     pub fn capacity_changed(&mut self, runner: &RunnerKey, now: Instant) {
-        if let Some(state) = self.runners.get_mut(runner).filter(|state| state.starved) {
-            state.starved = false;
+        let Some(state) = self.runners.get_mut(runner) else { return };
+        state.capacity_came = Some(now);
+        if std::mem::take(&mut state.starved) {
             state.due = state.due.min(now);
         }
     }
@@ -237,6 +240,7 @@ impl RunnerState {
             due,
             busy: false,
             starved: false,
+            capacity_came: None,
             removed: false,
         }
     }
@@ -260,10 +264,10 @@ impl RunnerState {
     fn finish_poll(&mut self, outcome: PollOutcome, check_interval: Duration, now: Instant) {
         self.starved = false;
         match outcome {
-            PollOutcome::NoCapacity => {
+            PollOutcome::NoCapacity { asked } => {
                 self.busy = false;
-                self.starved = true;
-                self.due = now + check_interval;
+                self.starved = self.capacity_came.is_none_or(|came| came < asked);
+                self.due = if self.starved { now + check_interval } else { now };
             }
             PollOutcome::NoJob { asked, held, pushed_back } => {
                 self.health.succeeded();

@@ -147,13 +147,27 @@ fn capacity_makes_only_the_starved_due() {
     let start = crate::time::now().instant;
     let mut admission = admission(10, &[runner()], start);
     polls(&mut admission, start);
-    admission.poll_finished(&key(0), PollOutcome::NoCapacity, start);
+    admission.poll_finished(&key(0), PollOutcome::NoCapacity { asked: start }, start);
     assert_eq!(polls(&mut admission, start).len(), 0);
     admission.capacity_changed(&key(0), start);
     assert_eq!(polls(&mut admission, start).len(), 1);
     admission.poll_finished(&key(0), no_job(start), start);
     admission.capacity_changed(&key(0), start);
     assert_eq!(polls(&mut admission, start).len(), 0);
+}
+
+#[test]
+fn a_refusal_that_is_heard_after_new_capacity_is_asked_again_at_once() {
+    let start = crate::time::now().instant;
+    let soon = start + Duration::from_millis(1);
+    let mut admission = admission(10, &[runner()], start);
+    polls(&mut admission, start);
+    admission.capacity_changed(&key(0), soon);
+    admission.poll_finished(&key(0), PollOutcome::NoCapacity { asked: start }, soon);
+    let later = soon + Duration::from_millis(1);
+    assert_eq!(polls(&mut admission, later).len(), 1);
+    admission.poll_finished(&key(0), PollOutcome::NoCapacity { asked: later }, later);
+    assert_eq!(polls(&mut admission, later).len(), 0, "refused since");
 }
 
 #[test]
