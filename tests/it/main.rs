@@ -21,4 +21,5 @@ mod tidy;
 mod traces;
 mod transfers;
 mod unreadable;
+mod upstream;
 mod watched;
