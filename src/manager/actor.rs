@@ -67,19 +67,19 @@ enum TaskEnd {
 /// What a task is, to be known even when it panics.
 #[derive(Debug)]
 enum TaskKind {
-    Poll(RunnerKey, Claim),
-    Job(RunnerKey, JobCredentials, Claim),
+    Poll(RunnerKey, Holding),
+    Job(RunnerKey, JobCredentials, Holding),
     Capacity,
 }
 
 /// What a task has of its runner's capacity.
 #[derive(Debug)]
-struct Claim {
+struct Holding {
     capacity: taskscaler::Handle,
     key: ReservationKey,
 }
 
-impl Claim {
+impl Holding {
     fn new(served: &ServedRunner, key: &ReservationKey) -> Self {
         Self { capacity: served.capacity.clone(), key: key.clone() }
     }
@@ -202,12 +202,12 @@ impl Manager {
             let span = info_span!("poll", runner = served.labels.runner);
             let key = runner.clone();
             let reservation = ReservationKey::random(served.config.token.expose());
-            let claim = Claim::new(&served, &reservation);
+            let holding = Holding::new(&served, &reservation);
             let poll = async move {
                 let polled = poller::poll(&served, reservation, long, &cancel).await;
                 TaskEnd::Poll { runner, served, polled }
             };
-            self.spawn(TaskKind::Poll(key, claim), poll.instrument(span));
+            self.spawn(TaskKind::Poll(key, holding), poll.instrument(span));
         }
     }
 
@@ -236,14 +236,14 @@ impl Manager {
             }
             // Jobs catch their own panics, so that their state is told; this is the last line.
             Err(panic) => match self.kinds.remove(&panic.id()) {
-                Some(TaskKind::Job(runner, _, claim)) => {
+                Some(TaskKind::Job(runner, _, holding)) => {
                     error!(error = %panic, runner = %runner, "a job's task panicked");
-                    self.scalers.spawn(claim.forfeit());
+                    self.scalers.spawn(holding.forfeit());
                     self.admission.job_finished(&runner);
                 }
-                Some(TaskKind::Poll(runner, claim)) => {
+                Some(TaskKind::Poll(runner, holding)) => {
                     error!(error = %panic, runner = %runner, "a poll panicked");
-                    self.scalers.spawn(claim.forfeit());
+                    self.scalers.spawn(holding.forfeit());
                     self.admission.poll_finished(&runner, PollOutcome::Refused, now);
                 }
                 Some(TaskKind::Capacity) if panic.is_cancelled() => {}
@@ -294,7 +294,7 @@ impl Manager {
             project = received.job.payload.job_info.project_id
         );
         let runner = key.clone();
-        let claim = Claim::new(&served, &received.reservation);
+        let holding = Holding::new(&served, &received.reservation);
         let job = async move {
             if is_here {
                 warn!("the job was received again: it is here already");
@@ -304,7 +304,7 @@ impl Manager {
             let untold = worker::run(served, received, deps).await;
             TaskEnd::Job { runner, untold }
         };
-        self.spawn(TaskKind::Job(key, credentials, claim), job.instrument(span));
+        self.spawn(TaskKind::Job(key, credentials, holding), job.instrument(span));
     }
 
     fn watch_capacity(&mut self, runner: &RunnerKey) {

@@ -9,7 +9,7 @@
 //!   on it; [`shutdown`] says how the process stops.
 //! - [`memory`] is what a runner knows of its earlier life; [`job_records`] keeps accepted jobs in it, and
 //!   [`former_jobs`] ends those that an earlier manager left. [`remains`] remembers jobs of which something may run on
-//!   where instances stay, and ends that before they are used again. [`capacity`] runs all that beside the taskscaler.
+//!   where instances stay, and ends that before they are used again. [`scaler`] runs all that beside the taskscaler.
 //! - [`registry`], [`metrics`] and [`observe`] show it to others.
 
 pub mod accept;
@@ -17,7 +17,6 @@ pub mod actor;
 pub mod adaptive;
 pub mod admission;
 pub mod beginning;
-pub mod capacity;
 pub mod former_jobs;
 pub mod health;
 pub mod job_records;
@@ -28,6 +27,7 @@ pub mod offer;
 pub mod poller;
 pub mod registry;
 pub mod remains;
+pub mod scaler;
 pub mod scripts;
 pub mod served;
 pub mod shutdown;

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tracing::warn;
 
-use super::capacity::Capacity;
 use super::former_jobs::former_jobs;
 use super::job_records::JobRecords;
 use super::memory::{self, Memory};
 use super::metrics::{ApiCalls, Metrics, RunnerLabels};
 use super::remains::Remains;
+use super::scaler::Scaler;
 use crate::config::resolved::{Config, ExecutorKind, Runner};
 use crate::executors::{Executor, Helpers};
 use crate::fleeting::connector::{DockerEndpoint, Transport};
@@ -98,7 +98,7 @@ impl Assembly {
         &self,
         runner: &Runner,
         before: Option<&ServedRunner>,
-    ) -> Result<(ServedRunner, Option<Capacity>), ServeError> {
+    ) -> Result<(ServedRunner, Option<Scaler>), ServeError> {
         let config = Arc::new(runner.clone());
         let labels = RunnerLabels {
             runner: runner.short_token().to_owned(),
@@ -182,7 +182,7 @@ impl Assembly {
         &self,
         runner: &Arc<Runner>,
         client: &Client,
-    ) -> Result<(Arc<dyn InstanceGroup>, taskscaler::Handle, (JobRecords, Remains), Capacity), ServeError> {
+    ) -> Result<(Arc<dyn InstanceGroup>, taskscaler::Handle, (JobRecords, Remains), Scaler), ServeError> {
         let autoscaler = runner.autoscaler.as_ref().ok_or(ServeError::NoAutoscaler)?;
         let claim = self.in_use.claim(&runner.key()).ok_or(ServeError::StillDraining)?;
         let memory = self.recall(runner).await?;
@@ -214,7 +214,7 @@ impl Assembly {
             group,
             handle,
             (memory.jobs, memory.remains),
-            Capacity { actor, teller, in_slots: memory.in_slots, span, claim },
+            Scaler { actor, teller, in_slots: memory.in_slots, span, claim },
         ))
     }
 

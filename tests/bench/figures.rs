@@ -46,6 +46,9 @@ fn main() {
         if is_wanted("memory") {
             memory().await;
         }
+        if is_wanted("thousand") {
+            thousand().await;
+        }
     });
 }
 
@@ -194,6 +197,36 @@ async fn memory() {
         job.wait_final(LIMIT).await.expect("a final state");
     }
     println!("after 200 instance jobs: {:.1} MB", resident(&rig.manager));
+}
+
+/// What a thousand jobs at once cost the manager. They come as the two cores that all share can start them.
+async fn thousand() {
+    const JOBS: u32 = 1_000;
+    const A_SECOND: u32 = 15;
+    let rig = Rig::boot(Setup { slots: JOBS, ..Setup::of("instance") }).await;
+    settle(&rig).await;
+    let mut jobs = Vec::new();
+    for number in 0..JOBS {
+        if number % A_SECOND == 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let script = ["for i in $(seq 15); do echo line $i; sleep 10; done"];
+        jobs.push(rig.enqueue(SandboxJob::new(&format!("long-{number}"), &script).variable("GIT_STRATEGY", "none")));
+    }
+    for job in &jobs {
+        job.wait_until(LIMIT, |_, trace| trace.windows(6).any(|text| text == b"line 1")).await.expect("it runs");
+    }
+    let before = cpu(&rig.manager);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    println!(
+        "{} instance jobs at once, a line each in ten seconds: {:.1} MB, {} CPU a second",
+        rig.sandbox.peaks().running_jobs,
+        resident(&rig.manager),
+        ms((cpu(&rig.manager) - before) / 20)
+    );
+    for job in &jobs {
+        finished(job).await;
+    }
 }
 
 struct Alone {

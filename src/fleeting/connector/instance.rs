@@ -25,8 +25,8 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 /// budget of its own, in which it may ask again.
 const REDIAL: Duration = Duration::from_secs(5);
 
-/// Connections for commands to one instance: 256 at once. More would be a leak.
-const MAX_CONNECTIONS: usize = 32;
+/// Connections for commands to one instance: 2,048 at once. More would be a leak.
+const MAX_CONNECTIONS: usize = 256;
 
 /// A live peer answers a ping in a round trip.
 const PING: Duration = Duration::from_secs(5);

@@ -26,6 +26,7 @@ use rustix::process::WaitOptions;
 
 use super::folder::{Folder, Inheritance};
 use super::processes;
+use crate::backoff::Backoff;
 use crate::detached::wire::{self, Answer, Frame, Hello, MAGIC, PROTOCOL, Request, SHELLS, Start, WireError};
 use crate::detached::{Ending, StageFolder, path_safe};
 use crate::helper::Environment;
@@ -36,8 +37,11 @@ const PENDING_LIMIT: usize = 256 * 1024;
 /// How much of a file is sent in one frame.
 const PIECE: usize = 64 * 1024;
 
-/// How often files are looked at where the kernel gives us no notification (its limit of watchers).
+/// How often files are looked at where the kernel gives us no notification: it does so to 128 agents of a user.
 const LOOK_INTERVAL: Duration = Duration::from_millis(4);
+
+/// The same of a stage that has long printed nothing: hundreds of agents must not wear out their machine.
+const LONGEST_LOOK: Duration = Duration::from_millis(128);
 
 /// How often we look at things that nothing notifies us of: orphans, and keepers that were killed.
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
@@ -124,6 +128,10 @@ struct Agent {
     follows: BTreeMap<u32, Follow>,
     /// Where the kernel tells of changes in followed folders.
     inotify: Option<OwnedFd>,
+    looks: Backoff,
+    next_look: Duration,
+    /// Room for what is read of a file.
+    piece: Box<[u8]>,
     connected: bool,
 }
 
@@ -144,7 +152,6 @@ impl Agent {
         // A stream that takes nothing must not keep us from reading requests.
         let output = rustix::stdio::stdout();
         rustix::fs::fcntl_setfl(output, rustix::fs::fcntl_getfl(output)? | OFlags::NONBLOCK)?;
-        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok();
         Ok(Self {
             options,
             executable,
@@ -152,7 +159,10 @@ impl Agent {
             input: BytesMut::new(),
             pending: BytesMut::new(),
             follows: BTreeMap::new(),
-            inotify,
+            inotify: None,
+            looks: Backoff::new(LOOK_INTERVAL, LONGEST_LOOK),
+            next_look: LOOK_INTERVAL,
+            piece: vec![0; PIECE].into_boxed_slice(),
             connected: true,
         })
     }
@@ -233,7 +243,7 @@ impl Agent {
 
     fn patience(&self) -> Duration {
         let watched = self.follows.values().all(|follow| follow.watch.is_some());
-        if watched { CARE_INTERVAL } else { LOOK_INTERVAL }
+        if watched { CARE_INTERVAL } else { self.next_look }
     }
 
     fn take_input(&mut self) -> Result<(), AgentError> {
@@ -270,6 +280,7 @@ impl Agent {
             }
             Request::Follow { id, folder, from } => match self.follow(&folder, from) {
                 Ok(follow) => {
+                    self.looks.reset();
                     self.follows.insert(id, follow);
                     Ok(())
                 }
@@ -334,13 +345,16 @@ impl Agent {
         Ok(())
     }
 
-    fn follow(&self, folder: &StageFolder, from: u64) -> io::Result<Follow> {
+    fn follow(&mut self, folder: &StageFolder, from: u64) -> io::Result<Follow> {
         let folder = Folder::new(&self.options.root, folder);
         let output = folder.open_output()?;
         // What is not there any more must not be taken for what the stage printed.
         let released = folder.released()?;
         if from < released {
             return Err(io::Error::other(format!("its output before byte {released} was delivered and is gone")));
+        }
+        if self.inotify.is_none() {
+            self.inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok();
         }
         let watch = self.inotify.as_ref().and_then(|inotify| {
             let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
@@ -352,12 +366,16 @@ impl Agent {
     /// Moves output of followed stages towards the stream, and says which have ended.
     fn pump(&mut self) -> Result<(), AgentError> {
         let ids: Vec<u32> = self.follows.keys().copied().collect();
+        let mut is_news = false;
         for id in ids {
             let Some(follow) = self.follows.get_mut(&id) else { continue };
             // The ending is looked for first: once it is there, the output is complete.
             let answer = match follow.ending() {
                 Ok(ending) => {
-                    if !send_output(&mut self.pending, id, follow)? {
+                    let before = follow.at;
+                    let is_all = send_output(&mut self.pending, id, follow, &mut self.piece)?;
+                    is_news |= follow.at > before;
+                    if !is_all {
                         continue;
                     }
                     match ending {
@@ -375,6 +393,10 @@ impl Agent {
             }
             self.answer(&answer)?;
         }
+        if is_news {
+            self.looks.reset();
+        }
+        self.next_look = self.looks.next_wait();
         if self.pending.is_empty() || !self.connected { Ok(()) } else { self.flush() }
     }
 
@@ -458,10 +480,9 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 /// Puts output into `pending` up to its limit. True when the file has no more.
-fn send_output(pending: &mut BytesMut, id: u32, follow: &mut Follow) -> Result<bool, AgentError> {
-    let mut piece = vec![0; PIECE];
+fn send_output(pending: &mut BytesMut, id: u32, follow: &mut Follow, piece: &mut [u8]) -> Result<bool, AgentError> {
     while pending.len() < PENDING_LIMIT {
-        let length = follow.output.read_at(&mut piece, follow.at)?;
+        let length = follow.output.read_at(piece, follow.at)?;
         if length == 0 {
             return Ok(true);
         }

@@ -1,5 +1,6 @@
 //! Real agents as child processes, streams that break, and a trace that remembers.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +22,7 @@ pub(crate) const HELPER: &str = env!("CARGO_BIN_EXE_flotilla-helper");
 
 /// Starts an agent process and gives its streams; it is killed with them.
 pub(crate) struct AgentProcess {
-    _child: Child,
+    child: Child,
     stdin: ChildStdin,
     stdout: ChildStdout,
     /// Bytes that may still be read before the stream breaks.
@@ -29,17 +30,25 @@ pub(crate) struct AgentProcess {
 }
 
 impl AgentProcess {
-    pub(crate) fn spawn(root: &std::path::Path, left: usize) -> Self {
-        let mut child = Command::new(HELPER)
-            .args(["agent", "--root"])
-            .arg(root)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the helper starts");
+    pub(crate) fn spawn(root: &Path, left: usize) -> Self {
+        Self::start(Command::new(HELPER).args(["agent", "--root"]).arg(root), left)
+    }
+
+    /// One that the kernel tells nothing of changed files, as where others have all the watchers of its user.
+    pub(crate) fn spawn_unnotified(root: &Path) -> Self {
+        let script = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$0\" agent --root \"$1\"";
+        Self::start(Command::new("unshare").args(["-Ur", "sh", "-c", script, HELPER]).arg(root), usize::MAX)
+    }
+
+    fn start(command: &mut Command, left: usize) -> Self {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("the helper starts");
         let (stdin, stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-        Self { _child: child, stdin, stdout, left }
+        Self { child, stdin, stdout, left }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
     }
 }
 

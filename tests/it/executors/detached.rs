@@ -227,6 +227,28 @@ async fn much_output_arrives_whole() {
 }
 
 #[tokio::test]
+async fn an_agent_without_notifications_looks_ever_more_rarely_at_a_silent_stage() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::spawn_unnotified(root.path());
+    let status = format!("/proc/{}/status", agent.pid());
+    let wakes = || -> u32 {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        line.trim().parse().unwrap()
+    };
+    let session = Session::open(Box::pin(agent), &mut |_| ()).await.unwrap();
+    let dialer = BreakingAgents { root: root.path().to_owned(), breaks: vec![], opened: Arc::default() };
+    let mut link = AgentLink::new(dialer, Some(session), Duration::from_secs(15));
+    let trace = Recorded::default();
+    let before = wakes();
+    let script = start("echo one; sleep 3; echo two; exit 3");
+    let exit = link.run(Task::Start(script), &trace, &CancellationToken::new(), &mut |_| ()).await;
+    let wakes = wakes() - before;
+    assert_eq!((exit.unwrap(), trace.stdout()), (Exit::Code(3), b"one\ntwo\n".to_vec()));
+    assert!((10..100).contains(&wakes), "{wakes}; every 4 ms they would be 750");
+}
+
+#[tokio::test]
 async fn delivered_output_leaves_the_disk_of_the_instance() {
     const MUCH: usize = 100 << 20;
     let root = tempfile::tempdir().unwrap();

@@ -12,7 +12,7 @@ use crate::taskscaler;
 
 /// Runs for as long as the runner has capacity.
 #[derive(Debug)]
-pub struct Capacity {
+pub struct Scaler {
     pub(super) actor: taskscaler::Actor,
     pub(super) teller: Teller,
     pub(super) in_slots: BTreeSet<ReservationKey>,
@@ -21,7 +21,7 @@ pub struct Capacity {
     pub(super) claim: Arc<()>,
 }
 
-impl Capacity {
+impl Scaler {
     /// Runs to the end of the taskscaler; what is left to tell GitLab then stays in the journal.
     pub async fn run(self) {
         let Self { actor, teller, in_slots, span, claim } = self;
