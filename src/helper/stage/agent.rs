@@ -128,6 +128,7 @@ struct Agent {
     follows: BTreeMap<u32, Follow>,
     /// Where the kernel tells of changes in followed folders.
     inotify: Option<OwnedFd>,
+    /// Where it does not, how often they are looked at, and how soon the next time.
     looks: Backoff,
     next_look: Duration,
     /// Room for what is read of a file.
@@ -366,7 +367,7 @@ impl Agent {
     /// Moves output of followed stages towards the stream, and says which have ended.
     fn pump(&mut self) -> Result<(), AgentError> {
         let ids: Vec<u32> = self.follows.keys().copied().collect();
-        let mut is_news = false;
+        let mut has_news = false;
         for id in ids {
             let Some(follow) = self.follows.get_mut(&id) else { continue };
             // The ending is looked for first: once it is there, the output is complete.
@@ -374,7 +375,7 @@ impl Agent {
                 Ok(ending) => {
                     let before = follow.at;
                     let is_all = send_output(&mut self.pending, id, follow, &mut self.piece)?;
-                    is_news |= follow.at > before;
+                    has_news |= follow.at > before;
                     if !is_all {
                         continue;
                     }
@@ -393,7 +394,7 @@ impl Agent {
             }
             self.answer(&answer)?;
         }
-        if is_news {
+        if has_news {
             self.looks.reset();
         }
         self.next_look = self.looks.next_wait();
