@@ -42,8 +42,8 @@ pub async fn poll(
     long: bool,
     cancel: &CancellationToken,
 ) -> Polled {
-    let asked = crate::time::now().instant;
-    let no_capacity = || Polled::without_job(PollOutcome::NoCapacity { asked });
+    let began = crate::time::now().instant;
+    let no_capacity = || Polled::without_job(PollOutcome::NoCapacity { asked: began });
     let reserved = tokio::select! {
         reserved = runner.capacity.reserve(&reservation) => reserved,
         // Whatever the answer would be, it is for nobody.

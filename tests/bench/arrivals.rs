@@ -10,11 +10,14 @@
 #[expect(dead_code, reason = "the tests use the rest")]
 mod harness;
 
+mod chosen;
+
 use std::fs;
 use std::time::{Duration, Instant};
 
 use flotilla::sandbox::{JobHandle, JobStatus, RUNNER_TOKEN, Sandbox, SandboxJob};
 
+use chosen::is_chosen;
 use harness::local::instances;
 use harness::process::Manager;
 
@@ -45,11 +48,10 @@ const CASES: [Case; 6] = [
 ];
 
 fn main() {
-    let chosen: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         for case in CASES {
-            if chosen.is_empty() || chosen.iter().any(|word| word == case.arrivals) {
+            if is_chosen(case.arrivals) {
                 measure(&case).await;
             }
         }

@@ -1,4 +1,4 @@
-//! What a job costs, on real parts: OpenSSH's sshd in a namespace, a Docker Engine behind it, the release
+//! What a job costs, on real parts: OpenSSH's sshd in a namespace, a Docker Engine behind it, the installed
 //! binary, and the sandbox as GitLab. Each figure stands beside its floor of the same run.
 //!
 //! `tests/figures` builds and runs it; the README has its last output.
@@ -8,6 +8,8 @@
 #[path = "../it/harness/mod.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod harness;
+
+mod chosen;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use flotilla::sandbox::{JobHandle, JobStatus, Sandbox, SandboxJob};
 
+use chosen::is_chosen;
 use harness::namespace::USER;
 use harness::process::Manager;
 use harness::rig::{Rig, Setup};
@@ -30,32 +33,26 @@ const LIMIT: Duration = Duration::from_secs(300);
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        if is_wanted("docker") {
+        if is_chosen("docker") {
             docker("host").await;
             docker("bridge").await;
         }
-        if is_wanted("instance") {
+        if is_chosen("instance") {
             instance().await;
         }
-        if is_wanted("trace") {
+        if is_chosen("trace") {
             trace().await;
         }
-        if is_wanted("cancel") {
+        if is_chosen("cancel") {
             cancel().await;
         }
-        if is_wanted("memory") {
+        if is_chosen("memory") {
             memory().await;
         }
-        if is_wanted("thousand") {
+        if is_chosen("thousand") {
             thousand().await;
         }
     });
-}
-
-/// All parts, or those that the command line names.
-fn is_wanted(part: &str) -> bool {
-    let named: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    named.is_empty() || named.iter().any(|name| name == part)
 }
 
 fn echo_job() -> SandboxJob {
@@ -189,9 +186,7 @@ async fn memory() {
             )
         })
         .collect();
-    for job in &jobs {
-        job.wait_until(LIMIT, |_, trace| trace.windows(6).any(|text| text == b"line 1")).await.expect("it runs");
-    }
+    all_print(&jobs).await;
     println!("{} instance jobs at once: {:.1} MB", rig.sandbox.peaks().running_jobs, resident(&rig.manager));
     for job in &jobs {
         job.wait_final(LIMIT).await.expect("a final state");
@@ -213,9 +208,7 @@ async fn thousand() {
         let script = ["for i in $(seq 15); do echo line $i; sleep 10; done"];
         jobs.push(rig.enqueue(SandboxJob::new(&format!("long-{number}"), &script).variable("GIT_STRATEGY", "none")));
     }
-    for job in &jobs {
-        job.wait_until(LIMIT, |_, trace| trace.windows(6).any(|text| text == b"line 1")).await.expect("it runs");
-    }
+    all_print(&jobs).await;
     let before = cpu(&rig.manager);
     tokio::time::sleep(Duration::from_secs(20)).await;
     println!(
@@ -226,6 +219,13 @@ async fn thousand() {
     );
     for job in &jobs {
         finished(job).await;
+    }
+}
+
+/// Waits until each job has printed its first line.
+async fn all_print(jobs: &[JobHandle]) {
+    for job in jobs {
+        job.wait_until(LIMIT, |_, trace| trace.windows(6).any(|text| text == b"line 1")).await.expect("it runs");
     }
 }
 

@@ -128,9 +128,8 @@ struct Agent {
     follows: BTreeMap<u32, Follow>,
     /// Where the kernel tells of changes in followed folders.
     inotify: Option<OwnedFd>,
-    /// Where it does not, how often they are looked at, and how soon the next time.
+    /// Where it does not, how often they are looked at.
     looks: Backoff,
-    next_look: Duration,
     /// Room for what is read of a file.
     piece: Box<[u8]>,
     connected: bool,
@@ -162,7 +161,6 @@ impl Agent {
             follows: BTreeMap::new(),
             inotify: None,
             looks: Backoff::new(LOOK_INTERVAL, LONGEST_LOOK),
-            next_look: LOOK_INTERVAL,
             piece: vec![0; PIECE].into_boxed_slice(),
             connected: true,
         })
@@ -222,7 +220,8 @@ impl Agent {
         })
     }
 
-    fn wait(&self) -> Result<Ready, AgentError> {
+    fn wait(&mut self) -> Result<Ready, AgentError> {
+        let timeout = Timespec::try_from(self.patience()).ok();
         let input = rustix::stdio::stdin();
         let output = rustix::stdio::stdout();
         let mut fds = Vec::with_capacity(3);
@@ -233,7 +232,6 @@ impl Agent {
         let input = self.connected.then(|| add(PollFd::new(&input, PollFlags::IN)));
         let writable = (!self.pending.is_empty()).then(|| add(PollFd::new(&output, PollFlags::OUT)));
         let notified = self.inotify.as_ref().map(|fd| add(PollFd::new(fd, PollFlags::IN)));
-        let timeout = Timespec::try_from(self.patience()).ok();
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -242,9 +240,9 @@ impl Agent {
         Ok(Ready { input: is_ready(input), notified: is_ready(notified), writable: is_ready(writable) })
     }
 
-    fn patience(&self) -> Duration {
+    fn patience(&mut self) -> Duration {
         let watched = self.follows.values().all(|follow| follow.watch.is_some());
-        if watched { CARE_INTERVAL } else { self.next_look }
+        if watched { CARE_INTERVAL } else { self.looks.next_wait() }
     }
 
     fn take_input(&mut self) -> Result<(), AgentError> {
@@ -367,7 +365,6 @@ impl Agent {
     /// Moves output of followed stages towards the stream, and says which have ended.
     fn pump(&mut self) -> Result<(), AgentError> {
         let ids: Vec<u32> = self.follows.keys().copied().collect();
-        let mut has_news = false;
         for id in ids {
             let Some(follow) = self.follows.get_mut(&id) else { continue };
             // The ending is looked for first: once it is there, the output is complete.
@@ -375,7 +372,9 @@ impl Agent {
                 Ok(ending) => {
                     let before = follow.at;
                     let is_all = send_output(&mut self.pending, id, follow, &mut self.piece)?;
-                    has_news |= follow.at > before;
+                    if follow.at > before {
+                        self.looks.reset();
+                    }
                     if !is_all {
                         continue;
                     }
@@ -394,10 +393,6 @@ impl Agent {
             }
             self.answer(&answer)?;
         }
-        if has_news {
-            self.looks.reset();
-        }
-        self.next_look = self.looks.next_wait();
         if self.pending.is_empty() || !self.connected { Ok(()) } else { self.flush() }
     }
 
