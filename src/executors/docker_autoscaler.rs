@@ -102,6 +102,7 @@ impl DockerAutoscaler {
             tasks: self.tasks.clone(),
             key,
             instance_is_disposable,
+            output_limit: self.runner.output_limit,
             reconnect_budget: super::reconnect_budget(&self.runner),
             cancel,
         };

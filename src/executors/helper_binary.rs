@@ -1,7 +1,7 @@
 //! The program that runs beside jobs, as a file to send: found next to this program, named by its hash.
 //!
-//! The name on the far side carries the hash of the content, so that two versions live side by side
-//! and what is there under a name needs no look inside.
+//! The name on the far side carries the hash of the content, so that two versions live side by side. What is there
+//! under a name may be a job's own work, so its content is compared before it is run.
 
 use std::fmt::Write as _;
 use std::io;
@@ -33,6 +33,10 @@ pub struct HelperBinary {
     pub path: PathBuf,
     /// `flotilla-helper-<hash>`.
     pub name: String,
+    /// Of the content.
+    pub sha256: [u8; 32],
+    /// The content's length in bytes.
+    pub size: u64,
 }
 
 /// Why there is no helper to send.
@@ -67,6 +71,17 @@ impl Helpers {
 }
 
 impl HelperBinary {
+    /// The program with this content.
+    pub fn of(path: PathBuf, content: &[u8]) -> Self {
+        let sha256: [u8; 32] = Sha256::digest(content).into();
+        let mut name = "flotilla-helper-".to_owned();
+        for byte in sha256.iter().take(HASH_DIGITS / 2) {
+            // Writing to a string does not fail.
+            write!(name, "{byte:02x}").unwrap_or_default();
+        }
+        Self { path, name, sha256, size: content.len() as u64 }
+    }
+
     /// The file's content.
     ///
     /// # Errors
@@ -83,12 +98,7 @@ async fn find(folder: &Path, architecture: &str) -> Result<HelperBinary, HelperE
     for path in candidates.into_iter().flatten() {
         match read(path).await {
             Ok(content) => {
-                let mut name = "flotilla-helper-".to_owned();
-                for byte in Sha256::digest(&content).iter().take(HASH_DIGITS / 2) {
-                    // Writing to a string does not fail.
-                    write!(name, "{byte:02x}").unwrap_or_default();
-                }
-                return Ok(HelperBinary { path: path.clone(), name });
+                return Ok(HelperBinary::of(path.clone(), &content));
             }
             Err(HelperError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -11,6 +11,7 @@ use crate::config::resolved::{Docker, Isolation, Service};
 use crate::config::types::allow_list::Pattern;
 use crate::config::types::cpus::nano_cpus;
 use crate::config::types::device::Device;
+use crate::config::types::image_reference::ImageReference;
 use crate::config::types::pull_policy::PullPolicy;
 use crate::config::types::ulimit::Ulimit;
 use crate::config::types::volume::{self, Volume};
@@ -104,6 +105,10 @@ pub(crate) fn resolve(raw: Option<&raw::Docker>, context: &mut Context<'_>) -> D
 
 /// Values that stay text but have a grammar.
 fn check_texts(raw: &raw::Docker, context: &mut Context<'_>) {
+    let services = raw.services.iter().flat_map(|list| &list.value).filter_map(|entry| entry.value.name.as_ref());
+    for image in [&raw.image, &raw.helper_image].into_iter().flatten().chain(services) {
+        check_image(image, context);
+    }
     check_volumes(&raw.volumes, context);
     for host in raw.extra_hosts.iter().flat_map(|list| &list.value).filter(|host| !host.value.contains(':')) {
         context.error(&host.spot, format!("{:?} has no address", host.value)).help("write \"host:address\"");
@@ -124,6 +129,14 @@ fn check_texts(raw: &raw::Docker, context: &mut Context<'_>) {
         if !["env", "labels"].contains(&key.as_str()) {
             context.error(&value.spot, "only env and labels can be set here");
         }
+    }
+}
+
+/// A name with a variable in it is checked when a job gives the variable its value.
+fn check_image(image: &At<String>, context: &mut Context<'_>) {
+    let is_known_now = !image.value.is_empty() && !image.value.contains('$');
+    if let Some(error) = is_known_now.then(|| image.value.parse::<ImageReference>().err()).flatten() {
+        context.error(&image.spot, error.to_string()).help("write \"registry.example/group/image:tag\"");
     }
 }
 

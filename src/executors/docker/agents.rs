@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 
 use super::client::{Engine, HijackError};
+use super::engine_id;
 use super::errors;
 use super::helper_volume::{AGENT_PATH, JOBS_FOLDER};
 use crate::detached::session::{BoxStream, Session, SessionError};
@@ -87,7 +88,8 @@ impl ContainerAgents {
             }
             Err(error) => return Err(OpenError::Retry(errors::fault(&error))),
         };
-        let stream = self.engine.start_exec(&exec.id).await.map_err(OpenError::from)?;
+        let exec = engine_id::checked(exec.id).map_err(OpenError::Final)?;
+        let stream = self.engine.start_exec(&exec).await.map_err(OpenError::from)?;
         let opened = Session::open(stream, &mut |_| ()).await;
         opened.map_err(|error| OpenError::Retry(Fault::unclassified(Chain(&error).to_string())))
     }

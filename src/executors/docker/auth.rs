@@ -15,6 +15,7 @@ use bollard::auth::DockerCredentials;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 
+use crate::config::types::image_reference::ImageReference;
 use crate::job::resolved::ResolvedJob;
 
 /// How long a credential helper may take.
@@ -76,7 +77,7 @@ type Entries = Vec<(String, DockerCredentials)>;
 
 /// The credentials for `image`, if there are any. What could not be used goes to `warnings`.
 pub(crate) async fn find(
-    image: &str,
+    image: &ImageReference,
     job: &ResolvedJob,
     home: Option<&Path>,
     warnings: &mut Vec<String>,
@@ -239,9 +240,8 @@ fn registry_path(server: &str) -> String {
 }
 
 /// The paths under which credentials for an image may stand, the longest first.
-fn lookup_paths(image: &str) -> Vec<String> {
-    let name = super::image::Reference::parse(image).name;
-    let name = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name.as_str(), |(name, _)| name);
+fn lookup_paths(image: &ImageReference) -> Vec<String> {
+    let name = image.name();
     let (host, path) = match name.split_once('/') {
         Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (canonical_host(host), path),
         Some(_) | None => ("docker.io".to_owned(), name),
@@ -278,12 +278,14 @@ mod tests {
 
     #[test]
     fn longest_path_to_the_image_comes_first() {
-        assert_eq!(
-            lookup_paths("registry.example:5000/group/project:1"),
-            ["registry.example:5000/group/project", "registry.example:5000/group", "registry.example:5000"]
+        let check = |image: &str, paths: &[&str]| assert_eq!(lookup_paths(&image.parse().unwrap()), paths);
+        check(
+            "registry.example:5000/group/project:1",
+            &["registry.example:5000/group/project", "registry.example:5000/group", "registry.example:5000"],
         );
-        assert_eq!(lookup_paths("alpine"), ["docker.io/alpine", "docker.io"]);
-        assert_eq!(lookup_paths("group/app@sha256:00"), ["docker.io/group/app", "docker.io/group", "docker.io"]);
+        check("alpine", &["docker.io/alpine", "docker.io"]);
+        let digest = format!("group/app@sha256:{}", "0".repeat(64));
+        check(&digest, &["docker.io/group/app", "docker.io/group", "docker.io"]);
     }
 
     #[tokio::test]

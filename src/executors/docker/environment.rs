@@ -20,7 +20,8 @@ use super::leftovers::Leftovers;
 use super::names::{self, JobNames, Kind, Owner};
 use super::pull::{self, Image};
 use super::volumes::Plan;
-use super::{errors, salvage};
+use super::salvage::{self, Stopped};
+use super::{engine_id, errors};
 use crate::config::resolved::Docker;
 use crate::detached::records::{OutputStream, Position};
 use crate::detached::wire::{Hello, Start};
@@ -88,6 +89,8 @@ pub(crate) struct Ingredients {
     pub(crate) tasks: TaskTracker,
     pub(crate) key: String,
     pub(crate) instance_is_disposable: bool,
+    /// How much output a job may have, in bytes.
+    pub(crate) output_limit: u64,
     pub(crate) reconnect_budget: std::time::Duration,
     pub(crate) cancel: CancellationToken,
 }
@@ -151,7 +154,7 @@ impl<T: JobTrace> DockerEnvironment<T> {
                     "Using helper image:  {name}  (overridden, default would be  {} )",
                     ingredients.default_helper_image
                 ));
-                let wanted = image::configured_image(&config, name)?;
+                let wanted = image::configured_image(&config, &name)?;
                 Some(unless(cancel, pull::obtain(&ingredients.engine, &wanted, &job, home, &trace)).await?)
             }
             None => None,
@@ -210,7 +213,7 @@ impl<T: JobTrace> DockerEnvironment<T> {
         let mut filled = filled.lock().await;
         if *filled == IsFilled(false) {
             let labels = names::labels(job, owner, [("type", "helper-volume".to_owned())]);
-            helper_volume::fill(engine, helper, &self.build_image.reference, labels).await?;
+            helper_volume::fill(engine, helper, labels).await?;
             *filled = IsFilled(true);
         }
         Ok(())
@@ -236,7 +239,7 @@ impl<T: JobTrace> DockerEnvironment<T> {
     async fn add_git(&mut self) -> Result<(), Fault> {
         let Ingredients { engine, config, job, home, cancel, default_helper_image, .. } = &self.ingredients;
         self.trace.plain(&format!("Using helper image:  {default_helper_image}"));
-        let wanted = image::default_helper(config, default_helper_image.clone())?;
+        let wanted = image::default_helper(config, default_helper_image)?;
         let obtained = unless(cancel, pull::obtain(engine, &wanted, job, home.as_deref(), &self.trace)).await;
         let image = obtained.map_err(|fault| {
             Fault::configuration(format!(
@@ -307,15 +310,15 @@ impl<T: JobTrace> DockerEnvironment<T> {
         let Ingredients { engine, helper, delivery, cancel, reconnect_budget, .. } = &self.ingredients;
         let options = CreateContainerOptionsBuilder::default().name(&request.name).build();
         let created = engine.api.create_container(Some(options), request.body).await;
-        let created = created.map_err(|error| errors::create_fault(&error))?;
+        let created = engine_id::checked(created.map_err(|error| errors::create_fault(&error))?.id)?;
         let program = match delivery {
             Delivery::Volume(_) => None,
             Delivery::Container => Some(helper.read().await.map_err(|error| Fault::configuration(error.to_string()))?),
         };
         if program.is_some() || !request.folders.is_empty() {
-            helper_volume::put(engine, &created.id, &request.folders, program.as_deref()).await?;
+            helper_volume::put(engine, &created, &request.folders, program.as_deref()).await?;
         }
-        let agents = ContainerAgents { engine: engine.clone(), container: created.id, user: None };
+        let agents = ContainerAgents { engine: engine.clone(), container: created, user: None };
         let trace = &self.trace;
         let mut noise = |bytes: &[u8]| {
             if kind == Kind::Build {
@@ -410,7 +413,9 @@ impl<T: JobTrace> DockerEnvironment<T> {
             Err(fault) if fault.class == FaultClass::EnvironmentGone => {
                 let agents = link.dialer().clone();
                 *slot = None;
-                let salvaged = salvage::salvage(&agents, &folder, delivered, &self.trace, run.cancel).await;
+                let output_limit = self.ingredients.output_limit;
+                let stopped = Stopped { agents: &agents, folder: &folder, delivered, output_limit };
+                let salvaged = salvage::salvage(&stopped, &self.trace, run.cancel).await;
                 salvaged.ok().flatten().ok_or(fault)
             }
             result => result,

@@ -6,6 +6,7 @@ use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOption
 use tokio_util::task::TaskTracker;
 
 use super::client::Engine;
+use super::engine_id;
 use super::errors;
 use super::leftovers::Leftovers;
 use super::names;
@@ -43,17 +44,17 @@ type Filters = HashMap<String, Vec<String>>;
 async fn containers(engine: &Engine, labels: &Filters) -> Result<Vec<String>, Fault> {
     let options = ListContainersOptionsBuilder::default().all(true).filters(labels).build();
     let found = engine.api.list_containers(Some(options)).await.map_err(|error| errors::fault(&error))?;
-    Ok(found.into_iter().filter_map(|container| container.id).collect())
+    found.into_iter().filter_map(|container| container.id).map(engine_id::checked).collect()
 }
 
 async fn volumes(engine: &Engine, labels: &Filters) -> Result<Vec<String>, Fault> {
     let options = ListVolumesOptionsBuilder::default().filters(labels).build();
     let found = engine.api.list_volumes(Some(options)).await.map_err(|error| errors::fault(&error))?;
-    Ok(found.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect())
+    found.volumes.unwrap_or_default().into_iter().map(|volume| engine_id::checked(volume.name)).collect()
 }
 
 async fn networks(engine: &Engine, labels: &Filters) -> Result<Vec<String>, Fault> {
     let options = ListNetworksOptionsBuilder::default().filters(labels).build();
     let found = engine.api.list_networks(Some(options)).await.map_err(|error| errors::fault(&error))?;
-    Ok(found.into_iter().filter_map(|network| network.id).collect())
+    found.into_iter().filter_map(|network| network.id).map(engine_id::checked).collect()
 }

@@ -1,19 +1,28 @@
 //! Our program inside containers: as a read-only volume that all jobs of an instance share, or, where an
 //! instance serves one job only, put into the job's own container.
 //!
+//! Every later job runs what is in the volume, so nothing of a job may get in. It is filled through a container of an
+//! empty image that is made for it, never of the job's, and the engine copies nothing of an image into it. What is
+//! there already is compared with the program by its hash, once per instance and manager.
+//!
 //! A volume cannot be renamed, and an upload may break off. So the program arrives under another name
 //! and gets its own by a hard link, the last entry of the archive: where the link is, all of it is.
 
 use std::collections::HashMap;
 
-use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
+use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType, MountVolumeOptions};
 use bollard::query_parameters::{
-    ContainerArchiveInfoOptionsBuilder, RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    CreateImageOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+    UploadToContainerOptionsBuilder,
 };
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use sha2::{Digest as _, Sha256};
 
 use super::client::Engine;
-use super::errors;
+use super::container_file::ContainerFile;
+use super::{engine_id, errors};
+use crate::config::types::image_reference::ImageReference;
 use crate::error_chain::Chain;
 use crate::executors::helper_binary::HelperBinary;
 use crate::job::failure::Fault;
@@ -36,9 +45,37 @@ pub(crate) struct Folder {
     pub(crate) mode: u32,
 }
 
-/// Fills the volume, unless it is: `image` is any that the engine has; nothing of it is run. The container that it
-/// takes carries the job's `labels`, so that it is found if nobody removes it.
+/// Fills the volume, unless it holds the program already. The container that it takes carries the job's `labels`, so
+/// that it is found if nobody removes it.
 pub(crate) async fn fill(
+    engine: &Engine,
+    helper: &HelperBinary,
+    labels: HashMap<String, String>,
+) -> Result<(), Fault> {
+    let image = import_empty_image(engine).await?;
+    let filled = fill_with_image(engine, helper, image.as_str(), labels).await;
+    let options = RemoveImageOptionsBuilder::default().build();
+    if let Err(error) = engine.api.remove_image(image.as_str(), Some(options), None).await {
+        tracing::info!(%image, error = %Chain(&error), "failed to remove the empty image that a volume was filled with");
+    }
+    filled
+}
+
+/// An image with nothing in it, for a container that is never started.
+async fn import_empty_image(engine: &Engine) -> Result<ImageReference, Fault> {
+    let nothing = tar::Builder::new(Vec::new()).into_inner().map_err(|error| Fault::unclassified(error.to_string()))?;
+    let options = CreateImageOptionsBuilder::default().from_src("-").build();
+    let body = bollard::body_full(Bytes::from(nothing));
+    let mut progress = std::pin::pin!(engine.api.create_image(Some(options), Some(body), None));
+    let mut last = String::new();
+    while let Some(step) = progress.next().await {
+        last = step.map_err(|error| errors::fault(&error))?.status.unwrap_or_default();
+    }
+    let imported = last.parse::<ImageReference>().ok().filter(ImageReference::is_id);
+    imported.ok_or_else(|| Fault::unclassified("the engine imported an image and did not answer with its id"))
+}
+
+async fn fill_with_image(
     engine: &Engine,
     helper: &HelperBinary,
     image: &str,
@@ -48,6 +85,7 @@ pub(crate) async fn fill(
         typ: Some(MountType::VOLUME),
         source: Some(helper.name.clone()),
         target: Some(AGENT_FOLDER.to_owned()),
+        volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
         ..Mount::default()
     };
     let body = ContainerCreateBody {
@@ -61,26 +99,62 @@ pub(crate) async fn fill(
         }),
         ..ContainerCreateBody::default()
     };
-    let container = engine.api.create_container(None, body).await.map_err(|error| errors::fault(&error))?;
-    let filled = fill_through(engine, helper, &container.id).await;
-    // The image's own volumes were made for it and serve nobody else.
+    let created = engine.api.create_container(None, body).await.map_err(|error| errors::fault(&error))?;
+    let container = engine_id::checked(created.id)?;
+    let filled = fill_through(engine, helper, &container).await;
     let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-    if let Err(error) = engine.api.remove_container(&container.id, Some(options)).await {
-        tracing::info!(container = %container.id, error = %Chain(&error), "a container that filled a volume was left");
+    if let Err(error) = engine.api.remove_container(&container, Some(options)).await {
+        tracing::info!(%container, error = %Chain(&error), "failed to remove a container that filled a volume");
     }
     filled
 }
 
+/// What stands under the program's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Program,
+    SomethingElse,
+}
+
 async fn fill_through(engine: &Engine, helper: &HelperBinary, container: &str) -> Result<(), Fault> {
-    let look = ContainerArchiveInfoOptionsBuilder::default().path(AGENT_PATH).build();
-    match engine.api.get_container_archive_info(container, Some(look)).await {
-        Ok(_) => return Ok(()),
-        Err(error) if errors::status(&error) == Some(404) => {}
-        Err(error) => return Err(errors::fault(&error)),
+    let found = look(engine, helper, container).await?;
+    if found == Found::Program {
+        return Ok(());
+    }
+    if found == Found::SomethingElse {
+        tracing::warn!(volume = helper.name, "volume holds another program under the helper's name: replacing it");
     }
     let content = helper.read().await.map_err(|error| Fault::configuration(Chain(&error).to_string()))?;
     let archive = linked_program(&content).map_err(|error| Fault::unclassified(error.to_string()))?;
-    upload(engine, container, AGENT_FOLDER, archive).await
+    upload(engine, container, AGENT_FOLDER, archive).await?;
+    match found {
+        Found::SomethingElse if look(engine, helper, container).await? != Found::Program => {
+            Err(Fault::unclassified(format!("the volume {} does not keep the helper that is put into it", helper.name)))
+        }
+        Found::Nothing | Found::Program | Found::SomethingElse => Ok(()),
+    }
+}
+
+/// Compares what is there with the program: a job of an earlier manager, or one with the engine's socket, may have put
+/// it there.
+async fn look(engine: &Engine, helper: &HelperBinary, container: &str) -> Result<Found, Fault> {
+    let unread = |error: std::io::Error| Fault::unclassified(format!("reading the helper's volume: {error}"));
+    let mut file = match ContainerFile::open(engine, container, AGENT_PATH).await {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(Found::Nothing),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Ok(Found::SomethingElse),
+        Err(error) => return Err(unread(error)),
+    };
+    if file.left() != helper.size {
+        return Ok(Found::SomethingElse);
+    }
+    let mut hash = Sha256::new();
+    while let Some(piece) = file.next().await.map_err(unread)? {
+        hash.update(&piece);
+    }
+    let is_program = <[u8; 32]>::from(hash.finalize()) == helper.sha256;
+    Ok(if is_program { Found::Program } else { Found::SomethingElse })
 }
 
 /// Puts folders, and the program where it is given, into a container that does not run yet.
@@ -160,35 +234,69 @@ mod tests {
         check(&archive[..1024], false);
     }
 
-    #[tokio::test]
-    async fn container_that_fills_the_volume_is_found_by_the_jobs_labels() {
+    const IMAGE: &str = "sha256:7173b809ca12ec5dee4506cd86be934c4596dd234ee82c0662eac04a8c2c71dc";
+
+    /// An engine whose volume holds `content` under the program's name; its requests are kept, lines and bodies.
+    fn engine_with(content: Option<&'static [u8]>) -> (Engine, Arc<Mutex<Vec<(String, String)>>>) {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&asked);
-        let engine = FakeEngine::start(move |body| {
-            noted.lock().unwrap().push(body);
-            Reply::Status(500, "{\"message\":\"enough\"}".to_owned())
+        let engine = FakeEngine::start_by_line(move |line, body| {
+            noted.lock().unwrap().push((line.clone(), body));
+            let (status, body) = match (line.split_once(' ').unwrap(), content) {
+                (("POST", path), _) if path.contains("/images/create") => (200, format!("{{\"status\":\"{IMAGE}\"}}")),
+                (("POST", _), _) => (201, "{\"Id\":\"c\",\"Warnings\":[]}".to_owned()),
+                (("GET", _), Some(content)) => {
+                    let mut archive = tar::Builder::new(Vec::new());
+                    append_file(&mut archive, PROGRAM, content).unwrap();
+                    (200, String::from_utf8(archive.into_inner().unwrap()).unwrap())
+                }
+                (("GET", _), None) => (404, "{}".to_owned()),
+                (("DELETE", path), _) if path.contains("/images/") => (200, "[]".to_owned()),
+                _ => (204, String::new()),
+            };
+            Reply::Status(status, body)
         });
-        let helper = HelperBinary { path: "/none".into(), name: "flotilla-helper-0".to_owned() };
-        let labels = HashMap::from([("job.id".to_owned(), "7".to_owned())]);
-        fill(&engine, &helper, "image", labels).await.unwrap_err();
-        let body: serde_json::Value = serde_json::from_str(&asked.lock().unwrap()[0]).unwrap();
-        assert_eq!(body["Labels"]["job.id"], "7");
+        (engine, asked)
+    }
+
+    fn program() -> (tempfile::NamedTempFile, HelperBinary) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "program").unwrap();
+        let helper = HelperBinary::of(file.path().to_owned(), b"program");
+        (file, helper)
     }
 
     #[tokio::test]
-    async fn container_that_fills_the_volume_takes_the_volumes_of_its_image_along() {
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let noted = Arc::clone(&asked);
-        let engine = FakeEngine::start_by_line(move |line, _| {
-            let reply = if line.starts_with("DELETE") { (204, "") } else { (201, "{\"Id\":\"c\",\"Warnings\":[]}") };
-            noted.lock().unwrap().push(line);
-            Reply::Status(reply.0, reply.1.to_owned())
-        });
-        let helper = HelperBinary { path: "/none".into(), name: "flotilla-helper-0".to_owned() };
-        drop(fill(&engine, &helper, "image", HashMap::new()).await);
+    async fn volume_is_filled_from_an_empty_image_and_nothing_of_an_image_is_copied_into_it() {
+        let ((engine, asked), (_file, helper)) = (engine_with(None), program());
+        fill(&engine, &helper, HashMap::from([("job.id".to_owned(), "7".to_owned())])).await.unwrap();
         let asked = asked.lock().unwrap();
-        let removal = asked.iter().find(|line| line.starts_with("DELETE")).unwrap();
-        assert!(removal.contains("/containers/c?") && removal.contains("v=true"), "{removal}");
+        let created = asked.iter().find(|(line, _)| line.contains("/containers/create")).unwrap();
+        let body: serde_json::Value = serde_json::from_str(&created.1).unwrap();
+        assert_eq!(body["Image"], IMAGE);
+        assert_eq!(body["HostConfig"]["Mounts"][0]["VolumeOptions"]["NoCopy"], true);
+        assert_eq!(body["Labels"]["job.id"], "7");
+        let removed: Vec<&str> =
+            asked.iter().map(|(line, _)| line.as_str()).filter(|line| line.starts_with("DELETE")).collect();
+        assert!(removed[0].contains("/containers/c?") && removed[0].contains("v=true"), "{removed:?}");
+        assert!(removed[1].contains(IMAGE), "{removed:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_under_the_programs_name_counts_by_its_content() {
+        let puts = |asked: &Mutex<Vec<(String, String)>>| {
+            asked.lock().unwrap().iter().filter(|(line, _)| line.starts_with("PUT")).count()
+        };
+        let (_file, helper) = program();
+        let (engine, asked) = engine_with(Some(b"program"));
+        fill(&engine, &helper, HashMap::new()).await.unwrap();
+        assert_eq!(puts(&asked), 0);
+        for other in [&b"pr0gram"[..], b"longer program", b""] {
+            let (engine, asked) = engine_with(Some(other));
+            let fault = fill(&engine, &helper, HashMap::new()).await.unwrap_err();
+            assert!(fault.message.contains("does not keep the helper"), "{}", fault.message);
+            assert_eq!(puts(&asked), 1);
+        }
     }
 
     #[test]

@@ -1,31 +1,25 @@
 //! Which image a job runs in, and under which policies it may be fetched. Pure.
 
 use crate::config::resolved::Docker;
+use crate::config::types::image_reference::{ImageReference, InvalidReference};
 use crate::config::types::pull_policy::PullPolicy;
-use crate::job::failure::Fault;
+use crate::job::failure::{FailureReason, Fault};
 use crate::job::resolved::ResolvedJob;
 
 /// An image to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    /// Expanded, as the job or the configuration names it.
-    pub(crate) name: String,
+    /// As the job or the configuration names it, with its variables expanded.
+    pub(crate) name: ImageReference,
     pub(crate) platform: Option<String>,
     /// In the order of attempts. Never empty.
     pub(crate) policies: Vec<PullPolicy>,
 }
 
-/// Name and tag, or digest, as the engine's pull takes them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Reference {
-    pub(crate) name: String,
-    pub(crate) tag: String,
-}
-
 /// What the job asks for, checked against what the runner allows.
 ///
 /// # Errors
-/// No image, one that is not allowed, or no pull policy that is. `refused_lines` gets what the user
+/// No image, a name that no image has, an image that is not allowed, or no pull policy that is. `refused_lines` gets what the user
 /// should read besides.
 pub(crate) fn build_image(
     config: &Docker,
@@ -39,25 +33,34 @@ pub(crate) fn build_image(
     if name.is_empty() {
         return Err(Fault::configuration("no Docker image specified to run the build in"));
     }
-    if name != configured && !config.allowed_images.allows(&name) {
-        refused_lines.push(format!("The {name:?} image is not present on list of allowed images:"));
+    let name = parsed(&name)?;
+    if name.as_str() != configured && !config.allowed_images.allows(name.as_str()) {
+        refused_lines.push(format!("The {:?} image is not present on list of allowed images:", name.as_str()));
         refused_lines.extend(config.allowed_images.texts().iter().map(|pattern| format!("- {pattern}")));
         return Err(Fault::configuration("disallowed image"));
     }
     let platform = asked.and_then(|image| image.platform.as_deref()).map(|platform| job.variables.expand(platform));
     let own = asked.map_or(&[][..], |image| &image.pull_policies);
-    let policies = policies(config, &name, own)?;
+    let policies = policies(config, name.as_str(), own)?;
     Ok(Wanted { name, platform, policies })
 }
 
 /// An image that the configuration names, such as the helper's.
-pub(crate) fn configured_image(config: &Docker, name: String) -> Result<Wanted, Fault> {
-    let policies = policies(config, &name, &[])?;
-    Ok(Wanted { name, platform: None, policies })
+///
+/// # Errors
+/// A name that no image has, or no pull policy that is allowed.
+pub(crate) fn configured_image(config: &Docker, name: &str) -> Result<Wanted, Fault> {
+    let policies = policies(config, name, &[])?;
+    Ok(Wanted { name: parsed(name)?, platform: None, policies })
+}
+
+/// Only a name that parses is compared with lists and sent to an engine.
+fn parsed(name: &str) -> Result<ImageReference, Fault> {
+    name.parse().map_err(|error: InvalidReference| Fault::of(FailureReason::ImagePullFailure, error.to_string()))
 }
 
 /// The built-in helper image: one that is there is used, whatever the policy, since its tag never changes.
-pub(crate) fn default_helper(config: &Docker, name: String) -> Result<Wanted, Fault> {
+pub(crate) fn default_helper(config: &Docker, name: &str) -> Result<Wanted, Fault> {
     let mut wanted = configured_image(config, name)?;
     for policy in &mut wanted.policies {
         if *policy == PullPolicy::Always {
@@ -102,38 +105,9 @@ pub(crate) fn shown(policies: &[PullPolicy]) -> String {
     format!("[{}]", words.join(" "))
 }
 
-impl Reference {
-    /// Splits an image's name for the engine, which pulls all tags where none is named.
-    pub(crate) fn parse(image: &str) -> Self {
-        if let Some((name, digest)) = image.split_once('@') {
-            return Self { name: name.to_owned(), tag: digest.to_owned() };
-        }
-        // A colon before the last slash belongs to a registry's port.
-        match image.rsplit_once(':') {
-            Some((name, tag)) if !tag.contains('/') => Self { name: name.to_owned(), tag: tag.to_owned() },
-            Some(_) | None => Self { name: image.to_owned(), tag: "latest".to_owned() },
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_pull_names_one_tag() {
-        for (image, name, tag) in [
-            ("alpine", "alpine", "latest"),
-            ("alpine:3.20", "alpine", "3.20"),
-            ("localhost:5000/a/b", "localhost:5000/a/b", "latest"),
-            ("localhost:5000/a/b:1", "localhost:5000/a/b", "1"),
-            ("a/b@sha256:00", "a/b", "sha256:00"),
-            ("a/b:1@sha256:00", "a/b:1", "sha256:00"),
-        ] {
-            let expected = Reference { name: name.to_owned(), tag: tag.to_owned() };
-            assert_eq!(Reference::parse(image), expected, "{image}");
-        }
-    }
 
     #[test]
     fn jobs_policy_replaces_the_runners_and_must_be_allowed() {

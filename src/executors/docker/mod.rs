@@ -21,6 +21,7 @@
 //! - [`helper_volume`]: our program as a read-only volume.
 //! - [`environment`]: a job's containers and its stages in them.
 //! - [`agents`]: the agent of a container, and others after it.
+//! - [`container_file`], [`engine_id`]: what an engine answers with, taken with care.
 //! - [`salvage`]: the output of a stage whose container has stopped.
 //! - [`leftovers`]: what has to be taken away, whatever happens.
 //! - [`former`]: what a job of an earlier manager left.
@@ -33,6 +34,8 @@ pub(crate) mod agents;
 pub(crate) mod auth;
 pub(crate) mod client;
 pub(crate) mod container;
+pub(crate) mod container_file;
+pub(crate) mod engine_id;
 pub mod environment;
 pub(crate) mod errors;
 #[cfg(test)]

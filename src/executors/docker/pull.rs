@@ -11,8 +11,9 @@ use tokio::time::timeout;
 use super::auth;
 use super::client::Engine;
 use super::errors;
-use super::image::{Reference, Wanted, shown};
+use super::image::{Wanted, shown};
 use crate::backoff::Backoff;
+use crate::config::types::image_reference::ImageReference;
 use crate::config::types::pull_policy::PullPolicy;
 use crate::executors::JobTrace;
 use crate::job::failure::{FailureReason, Fault};
@@ -61,7 +62,7 @@ pub(crate) async fn obtain(
         }
         match obtain_by(engine, wanted, *policy, job, home, trace).await {
             Ok(found) => {
-                let mut image = image_of(&found);
+                let mut image = image_of(&found)?;
                 if let Some(line) = found_line(wanted, &found) {
                     trace.plain(&line);
                     image.lines = vec![policy_line, line];
@@ -74,7 +75,7 @@ pub(crate) async fn obtain(
     let fault = last.unwrap_or_else(|| Fault::configuration("no pull policy"));
     let message = format!(
         "failed to pull image {:?} with specified policies {}: {}",
-        wanted.name,
+        wanted.name.as_str(),
         shown(&wanted.policies),
         fault.message
     );
@@ -93,15 +94,11 @@ async fn obtain_by(
     home: Option<&Path>,
     trace: &impl JobTrace,
 ) -> Result<ImageInspect, Fault> {
-    let present = engine.api.inspect_image(&wanted.name).await;
+    let present = engine.api.inspect_image(wanted.name.as_str()).await;
     match (policy, present) {
         (PullPolicy::Never, Ok(found)) => Ok(found),
         (PullPolicy::Never, Err(error)) => Err(inspect_fault(&error)),
-        (PullPolicy::IfNotPresent | PullPolicy::Always, Ok(found))
-            if found.id.as_deref() == Some(wanted.name.as_str()) =>
-        {
-            Ok(found)
-        }
+        (PullPolicy::IfNotPresent | PullPolicy::Always, Ok(found)) if wanted.name.is_id() => Ok(found),
         (PullPolicy::IfNotPresent, Ok(found)) => {
             trace.plain("Using locally found image version due to \"if-not-present\" pull policy");
             Ok(found)
@@ -145,7 +142,7 @@ async fn pull(
         }
         tokio::time::sleep(backoff.next_wait()).await;
     }
-    engine.api.inspect_image(&wanted.name).await.map_err(|error| errors::fault(&error))
+    engine.api.inspect_image(wanted.name.as_str()).await.map_err(|error| errors::fault(&error))
 }
 
 /// The engine's stream of progress has to be read to its end: an error may be its last word. An error is told in words
@@ -155,8 +152,8 @@ async fn pull_once(
     wanted: &Wanted,
     credentials: Option<bollard::auth::DockerCredentials>,
 ) -> Result<(), String> {
-    let reference = Reference::parse(&wanted.name);
-    let mut options = CreateImageOptionsBuilder::default().from_image(&reference.name).tag(&reference.tag);
+    let (name, tag) = name_and_tag(&wanted.name);
+    let mut options = CreateImageOptionsBuilder::default().from_image(name).tag(tag);
     if let Some(platform) = &wanted.platform {
         options = options.platform(platform);
     }
@@ -177,16 +174,26 @@ async fn pull_once(
     }
 }
 
-fn image_of(found: &ImageInspect) -> Image {
+/// What the engine's pull takes: it pulls all tags where none is named, and the tag beside a digest is not its business.
+fn name_and_tag(image: &ImageReference) -> (&str, &str) {
+    (image.name(), image.digest().or(image.tag()).unwrap_or("latest"))
+}
+
+/// # Errors
+/// The engine's answer has no id, so that nobody knows which image it is about.
+fn image_of(found: &ImageInspect) -> Result<Image, Fault> {
+    let Some(id) = found.id.clone().filter(|id| !id.is_empty()) else {
+        return Err(Fault::unclassified("the engine describes an image without an id"));
+    };
     let digest = found.repo_digests.as_ref().and_then(|digests| digests.first()).cloned();
     let user = found.config.as_ref().and_then(|config| config.user.clone()).unwrap_or_default();
-    Image { reference: digest.or_else(|| found.id.clone()).unwrap_or_default(), user, lines: Vec::new() }
+    Ok(Image { reference: digest.unwrap_or(id), user, lines: Vec::new() })
 }
 
 /// `Using docker image …`; nothing where the job names the very id.
 fn found_line(wanted: &Wanted, found: &ImageInspect) -> Option<String> {
     let id = found.id.as_deref().unwrap_or_default();
-    if id == wanted.name {
+    if id == wanted.name.as_str() {
         return None;
     }
     let digest = found.repo_digests.as_ref().and_then(|digests| digests.first());
@@ -203,7 +210,7 @@ mod tests {
         let word = "{\"status\":\"Downloading\"}\n";
         let words: Vec<_> = waits.iter().map(|wait| (Duration::from_secs(*wait), word.to_owned())).collect();
         let engine = FakeEngine::start(move |_| Reply::Slow(words.clone()));
-        let wanted = Wanted { name: "image:1".to_owned(), policies: Vec::new(), platform: None };
+        let wanted = Wanted { name: "image:1".parse().unwrap(), policies: Vec::new(), platform: None };
         pull_once(&engine, &wanted, None).await
     }
 
@@ -213,5 +220,27 @@ mod tests {
         let message = pull(&[200, 400]).await.unwrap_err();
         assert!(message.contains("said nothing"), "{message}");
         assert_eq!(errors::pull_reason(&message), FailureReason::RunnerExternalDependencyFailure);
+    }
+
+    #[test]
+    fn each_pull_names_one_tag() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (image, name, tag) in [
+            ("alpine", "alpine", "latest"),
+            ("alpine:3.20", "alpine", "3.20"),
+            ("localhost:5000/a/b", "localhost:5000/a/b", "latest"),
+            ("localhost:5000/a/b:1", "localhost:5000/a/b", "1"),
+            (&format!("a/b@{digest}"), "a/b", digest.as_str()),
+            (&format!("a/b:1@{digest}"), "a/b", digest.as_str()),
+        ] {
+            assert_eq!(name_and_tag(&image.parse().unwrap()), (name, tag), "{image}");
+        }
+    }
+
+    #[test]
+    fn description_of_an_image_without_an_id_is_refused() {
+        for id in [None, Some(String::new())] {
+            assert!(image_of(&ImageInspect { id, ..ImageInspect::default() }).is_err());
+        }
     }
 }
