@@ -56,7 +56,10 @@ pub(crate) fn configured_image(config: &Docker, name: &str) -> Result<Wanted, Fa
 
 /// Only a name that parses is compared with lists and sent to an engine.
 fn parsed(name: &str) -> Result<ImageReference, Fault> {
-    name.parse().map_err(|error: InvalidReference| Fault::of(FailureReason::ImagePullFailure, error.to_string()))
+    let refused = |error: InvalidReference| {
+        Fault::of(FailureReason::ImagePullFailure, format!("failed to pull image: {error}"))
+    };
+    name.parse().map_err(refused)
 }
 
 /// The built-in helper image: one that is there is used, whatever the policy, since its tag never changes.

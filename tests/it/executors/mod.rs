@@ -2,6 +2,7 @@
 //! can be cut; no SSH in the way.
 
 mod agents;
+mod attacks;
 mod bench;
 mod detached;
 mod docker;

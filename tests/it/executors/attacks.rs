@@ -1,0 +1,140 @@
+//! What a hostile job tries on a real engine: to be the helper of later jobs, to run an image that is not allowed.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use flotilla::detached::Exit;
+use flotilla::executors::{CleanUp, Helpers};
+use flotilla::job::failure::FailureReason;
+use serde_json::json;
+
+use super::agents::HELPER;
+use super::bench::{Bench, stage, static_helpers};
+use crate::harness::{run, text};
+
+const QUIET: &str = "image=\"flotilla-test/busybox\"\npull_policy=\"if-not-present\"\nnetwork_mode=\"host\"";
+
+/// Where the helper is in containers.
+const PROGRAM: &str = ".flotilla/bin/flotilla-helper";
+
+/// A helper with content of its own: the engine's volume with it is nobody else's.
+struct OwnHelper {
+    folder: tempfile::TempDir,
+    volume: String,
+}
+
+impl OwnHelper {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut program = fs::read(static_helpers().folder.join("flotilla-helper")).unwrap();
+        program.extend_from_slice(&rand::random::<[u8; 16]>());
+        fs::write(folder.path().join("flotilla-helper"), program).unwrap();
+        let volume = helpers(folder.path()).for_architecture(std::env::consts::ARCH).await.unwrap().name.clone();
+        Self { folder, volume }
+    }
+
+    fn bench(&self, lines: &str) -> Bench {
+        Bench::new("docker-autoscaler", lines, helpers(self.folder.path()))
+    }
+}
+
+impl Drop for OwnHelper {
+    fn drop(&mut self) {
+        run("docker", &["volume", "rm", "-f", &self.volume]);
+    }
+}
+
+fn helpers(folder: &Path) -> Helpers {
+    Helpers::new(HELPER.into(), folder.to_owned(), None)
+}
+
+/// An image of one static shell with further files.
+struct Image(String);
+
+impl Image {
+    fn with_file(path: &str, content: &[u8]) -> Self {
+        let name = format!("flotilla-attack/{:016x}", rand::random::<u64>());
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, content).unwrap();
+        fs::create_dir_all(root.path().join("bin")).unwrap();
+        let busybox = text(&Command::new("sh").args(["-c", "command -v busybox"]).output().unwrap().stdout);
+        fs::copy(busybox.trim(), root.path().join("bin/busybox")).unwrap();
+        for applet in ["sh", "cat", "id", "rm", "mkdir", "truncate", "sleep", "kill"] {
+            std::os::unix::fs::symlink("busybox", root.path().join("bin").join(applet)).unwrap();
+        }
+        let archive = ["-C", root.path().to_str().unwrap(), "--mode=a+rx", "-c", "."];
+        let mut tar = Command::new("tar").args(archive).stdout(Stdio::piped()).spawn().unwrap();
+        let imported = Command::new("docker")
+            .args(["import", "-c", "ENV PATH=/bin", "-", &name])
+            .stdin(tar.stdout.take().unwrap())
+            .stdout(Stdio::null())
+            .status();
+        assert!(imported.unwrap().success() && tar.wait().unwrap().success());
+        Self(name)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        Command::new("docker").args(["rmi", "-f", &self.0]).output().ok();
+    }
+}
+
+/// The volume's program as the engine has it.
+fn program_in(volume: &str) -> Vec<u8> {
+    let mount = format!("{volume}:/v:ro");
+    let read = Command::new("docker")
+        .args(["run", "--rm", "--network", "none", "-v", &mount, "flotilla-test/busybox", "cat", "/v/flotilla-helper"])
+        .output();
+    read.unwrap().stdout
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn program_in_a_jobs_image_is_never_the_helper_of_later_jobs() {
+    let helper = OwnHelper::new().await;
+    let image = Image::with_file(PROGRAM, b"#!/bin/sh\necho the attacker's\n");
+    let bench = helper.bench(QUIET);
+    let mut environment = bench.prepare(json!({"image": {"name": image.0}})).await.unwrap();
+    assert_eq!(stage(&mut environment, "step_script", "id -u").await.unwrap(), Exit::Code(0));
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
+    let ours = fs::read(helper.folder.path().join("flotilla-helper")).unwrap();
+    assert!(program_in(&helper.volume) == ours, "the volume holds another program");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volume_that_an_earlier_job_has_filled_is_replaced_by_the_next_manager() {
+    let helper = OwnHelper::new().await;
+    let forge = "printf forged > /v/flotilla-helper; chmod 755 /v/flotilla-helper";
+    let mount = format!("{}:/v", helper.volume);
+    run("docker", &["run", "--rm", "--network", "none", "-v", &mount, "flotilla-test/busybox", "sh", "-c", forge]);
+    let bench = helper.bench(QUIET);
+    let mut environment = bench.prepare(json!({})).await.unwrap();
+    assert_eq!(stage(&mut environment, "step_script", "true").await.unwrap(), Exit::Code(0));
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
+    assert!(program_in(&helper.volume) == fs::read(helper.folder.path().join("flotilla-helper")).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn image_name_that_leads_to_another_image_is_refused() {
+    let check = async |lines: &str, name: &str| {
+        let bench = Bench::new("docker-autoscaler", lines, static_helpers());
+        let fault = bench.prepare(json!({"image": {"name": name}})).await.unwrap_err();
+        assert_eq!(fault.reason(), FailureReason::ImagePullFailure, "{name}: {fault:?}");
+        assert!(fault.message.contains("invalid image name"), "{name}: {fault:?}");
+    };
+    let allowed = format!("{QUIET}\nallowed_images=[\"ok.example/team/**\", \"ruby:*\"]");
+    let privileged = format!("{QUIET}\nprivileged=true\nallowed_privileged_images=[\"ok.example/**\"]");
+    for name in [
+        "ok.example/team/../../../images/flotilla-test/busybox:latest",
+        "ruby:x\\..\\..\\images\\flotilla-test\\busybox:latest",
+        "ok.example/team/%2e%2e/%2e%2e/flotilla-test/busybox",
+        "ok.example/team/x?fromImage=flotilla-test/busybox",
+        "ok.example/team/x#/../../flotilla-test/busybox",
+    ] {
+        check(&allowed, name).await;
+        check(&privileged, name).await;
+    }
+}
