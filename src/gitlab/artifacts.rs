@@ -36,6 +36,8 @@ const STALL_LIMIT: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug)]
 pub struct ArtifactsClient {
     transport: Transport,
+    /// Where an upload may be redirected to besides the server's own host.
+    redirect_hosts: Vec<String>,
 }
 
 /// What is uploaded.
@@ -74,6 +76,10 @@ pub enum UploadOutcome {
     Uploaded,
     /// 307: the same again through this client.
     Redirected(ArtifactsClient),
+    /// 307 to a host that neither is the server's nor is listed: the job's token and files stay here.
+    RefusedRedirect {
+        host: String,
+    },
     /// 403
     Forbidden {
         message: String,
@@ -98,7 +104,7 @@ impl UploadOutcome {
     /// How many tries such an outcome is worth, the first included.
     pub fn tries(&self) -> u32 {
         match self {
-            Self::Uploaded | Self::Forbidden { .. } | Self::TooLarge { .. } => 1,
+            Self::Uploaded | Self::Forbidden { .. } | Self::TooLarge { .. } | Self::RefusedRedirect { .. } => 1,
             Self::Unavailable { .. } => 6,
             Self::Redirected(_) | Self::Failed { .. } => 3,
         }
@@ -108,7 +114,11 @@ impl UploadOutcome {
     pub fn push_back(&self) -> Option<PushBack> {
         match self {
             Self::Unavailable { push_back, .. } | Self::Failed { push_back, .. } => *push_back,
-            Self::Uploaded | Self::Redirected(_) | Self::Forbidden { .. } | Self::TooLarge { .. } => None,
+            Self::Uploaded
+            | Self::Redirected(_)
+            | Self::RefusedRedirect { .. }
+            | Self::Forbidden { .. }
+            | Self::TooLarge { .. } => None,
         }
     }
 
@@ -191,7 +201,13 @@ impl ArtifactsClient {
     /// An URL or proxy that can never work.
     pub fn new(url: &str, tls: &TlsFiles, proxies: ProxySettings) -> Result<Self, ClientError> {
         let connections = Connections::new(proxies, Duration::ZERO);
-        Ok(Self { transport: Transport::new(url, connections.pool(tls)?)? })
+        Ok(Self { transport: Transport::new(url, connections.pool(tls)?)?, redirect_hosts: Vec::new() })
+    }
+
+    /// Lets uploads be redirected to these hosts too. Downloads need no list: the token stays at its origin.
+    #[must_use]
+    pub fn with_redirect_hosts(self, redirect_hosts: Vec<String>) -> Self {
+        Self { redirect_hosts, ..self }
     }
 
     /// `POST jobs/:id/artifacts`: sends a file as it is made. An error of the stream ends the call.
@@ -244,14 +260,15 @@ impl ArtifactsClient {
         let status = response.status();
         let location =
             transport::text(response.headers(), LOCATION.as_str()).and_then(|target| Url::parse(target).ok());
-        let moved = location.and_then(|target| self.transport.moved_to(&target));
+        let moved = location.as_ref().and_then(|target| self.transport.moved_to(target, &self.redirect_hosts));
         let push_back = PushBack::of(status, response.headers());
         let message = error_message(response).await;
         match status {
             StatusCode::CREATED => UploadOutcome::Uploaded,
-            StatusCode::TEMPORARY_REDIRECT => match moved {
-                Some(transport) => UploadOutcome::Redirected(Self { transport }),
-                None => UploadOutcome::Failed { status: Some(307), message, push_back },
+            StatusCode::TEMPORARY_REDIRECT => match (location, moved) {
+                (_, Some(transport)) => UploadOutcome::Redirected(Self { transport, ..self.clone() }),
+                (Some(target), None) => UploadOutcome::RefusedRedirect { host: shown_host(&target) },
+                (None, None) => UploadOutcome::Failed { status: Some(307), message, push_back },
             },
             StatusCode::FORBIDDEN => UploadOutcome::Forbidden { message },
             StatusCode::PAYLOAD_TOO_LARGE => UploadOutcome::TooLarge { message },
@@ -325,6 +342,11 @@ impl ArtifactsClient {
     }
 }
 
+/// With its scheme and port, without what a URL may have besides.
+fn shown_host(target: &Url) -> String {
+    target.origin().ascii_serialization()
+}
+
 /// Ends when the whole body has been sent for so long without an answer.
 async fn silence_after(all_sent: oneshot::Receiver<()>, limit: Duration) {
     match all_sent.await {
@@ -358,6 +380,6 @@ async fn receive(mut response: reqwest::Response, to: &mut (impl AsyncWrite + Un
 /// The status and what the server says about it: GitLab in JSON, object storage in XML.
 async fn error_message(response: reqwest::Response) -> String {
     let status = response.status();
-    let (body, _) = transport::read_body(response, MESSAGE_LIMIT).await;
+    let body = transport::read_arrived(response, MESSAGE_LIMIT).await;
     transport::message(status, &body)
 }

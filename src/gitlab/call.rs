@@ -14,7 +14,7 @@ use super::connections::CurrentClient;
 use super::error::CallError;
 use super::retry::{Attempts, Verdict};
 use super::tls::JobTls;
-use super::transport::{REQUEST_ID, Transport, read_body, request_id, text, token_value, wish, within};
+use super::transport::{REQUEST_ID, Transport, read_arrived, read_body, request_id, text, token_value, wish, within};
 use super::{identity, redirect, url};
 use crate::secret::Secret;
 
@@ -33,6 +33,8 @@ pub(super) struct Call {
     pub(super) answer_within: Duration,
     /// The largest body that is taken.
     pub(super) body_limit: usize,
+    /// A success means what its body says, not only what its status says.
+    pub(super) body_counts: bool,
 }
 
 /// An answer, whole or broken off after its head.
@@ -71,6 +73,7 @@ impl Call {
             body: None,
             answer_within: ANSWER_WITHIN,
             body_limit: BODY_LIMIT,
+            body_counts: true,
         }
     }
 
@@ -92,6 +95,12 @@ impl Call {
     #[must_use]
     pub(super) fn body(self, content_type: &'static str, body: Bytes) -> Self {
         Self { body: Some(body), ..self }.header(CONTENT_TYPE, HeaderValue::from_static(content_type))
+    }
+
+    /// Its answer counts by status and headers alone.
+    #[must_use]
+    pub(super) fn without_answer_body(self) -> Self {
+        Self { body_counts: false, ..self }
     }
 
     #[must_use]
@@ -120,13 +129,13 @@ impl Transport {
             let (request_id, current, response) = self.follow(call).await?;
             match attempts.judge(response.status().as_u16(), wish(response.headers()), rand::random()) {
                 Verdict::TryAgainAfter(wait) => {
-                    // Its body is read, so that the connection serves the next try.
-                    read_body(response, BODY_LIMIT).await;
+                    // What has arrived is read, so that the connection serves the next try.
+                    read_arrived(response, BODY_LIMIT).await;
                     tokio::time::sleep(wait).await;
                 }
-                Verdict::Final => return Ok(finish(response, call.body_limit, None, request_id, current).await),
+                Verdict::Final => return Ok(finish(response, call, None, request_id, current).await),
                 Verdict::FinalWithWish(wish) => {
-                    return Ok(finish(response, call.body_limit, Some(wish), request_id, current).await);
+                    return Ok(finish(response, call, Some(wish), request_id, current).await);
                 }
             }
         }
@@ -175,7 +184,7 @@ fn chain_of(current: &CurrentClient, response: &Response) -> Option<Arc<str>> {
 
 async fn finish(
     response: Response,
-    limit: usize,
+    call: &Call,
     retry_after: Option<Duration>,
     request_id: String,
     current: CurrentClient,
@@ -183,6 +192,10 @@ async fn finish(
     let chain = chain_of(&current, &response);
     let (status, headers) = (response.status(), response.headers().clone());
     let correlation_id = text(&headers, REQUEST_ID).filter(|id| !id.is_empty()).map_or(request_id, str::to_owned);
-    let (body, body_error) = read_body(response, limit).await;
+    let (body, body_error) = if status.is_success() && call.body_counts {
+        read_body(response, call.body_limit).await
+    } else {
+        (read_arrived(response, BODY_LIMIT).await, None)
+    };
     Reply { status, headers, body, body_error, retry_after, correlation_id, tls: current.tls, chain }
 }

@@ -4,6 +4,7 @@ mod artifacts;
 mod jobs;
 mod requests;
 mod runners;
+mod stalls;
 mod tls;
 
 use std::net::SocketAddr;
@@ -62,7 +63,7 @@ fn settings(url: &str, token: &str, features: Features) -> RunnerSettings {
     }
 }
 
-fn connections() -> Connections {
+pub(super) fn connections() -> Connections {
     Connections::new(ProxySettings::default(), Duration::from_secs(900))
 }
 

@@ -35,11 +35,15 @@ impl Transport {
         url
     }
 
-    /// The same server, reached under the scheme, host and port of another URL.
-    pub(super) fn moved_to(&self, target: &Url) -> Option<Self> {
+    /// The same server, reached under the scheme, host and port of another URL: the host is the same, or one of
+    /// `hosts`. None where tokens and files must not go there.
+    pub(super) fn moved_to(&self, target: &Url, hosts: &[String]) -> Option<Self> {
         let downgrade = self.root.scheme() == "https" && target.scheme() == "http";
+        let is_known = target.host_str() == self.root.host_str()
+            || target.host_str().is_some_and(|host| hosts.iter().any(|known| known.eq_ignore_ascii_case(host)));
         let mut root = self.root.clone();
         let moved = !downgrade
+            && is_known
             && matches!(target.scheme(), "http" | "https")
             && root.set_scheme(target.scheme()).is_ok()
             && root.set_host(target.host_str()).is_ok()
@@ -71,19 +75,50 @@ pub(super) async fn within(
     }
 }
 
-/// Reads a body up to a limit; what was read stays of use where it breaks off.
+/// Between two pieces of a body.
+pub(super) const PIECE_WITHIN: Duration = Duration::from_secs(30);
+/// The whole of an answer in JSON. The largest known payloads are a few megabytes.
+const BODY_WITHIN: Duration = Duration::from_secs(120);
+/// The body of an answer whose status says it all. It mostly arrives with the head; nothing waits for more of it.
+const REST_WITHIN: Duration = Duration::from_secs(1);
+
+/// Reads a body in JSON up to a limit of bytes and of time; what was read stays of use where it breaks off.
 pub(super) async fn read_body(mut response: Response, limit: usize) -> (Bytes, Option<CallError>) {
     let mut body = BytesMut::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > limit => {
-                return (body.freeze(), Some(CallError::TooLarge { limit }));
-            }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return (body.freeze(), None),
-            Err(error) => return (body.freeze(), Some(CallError::Body { source: error.without_url() })),
+    let whole = tokio::time::sleep(BODY_WITHIN);
+    let mut whole = std::pin::pin!(whole);
+    let broken_off = loop {
+        let piece = tokio::select! {
+            piece = tokio::time::timeout(PIECE_WITHIN, response.chunk()) => piece,
+            () = &mut whole => break CallError::Timeout { limit: BODY_WITHIN },
+        };
+        match piece {
+            Ok(Ok(Some(piece))) if body.len() + piece.len() > limit => break CallError::TooLarge { limit },
+            Ok(Ok(Some(piece))) => body.extend_from_slice(&piece),
+            Ok(Ok(None)) => return (body.freeze(), None),
+            Ok(Err(error)) => break CallError::Body { source: error.without_url() },
+            Err(_) => break CallError::Timeout { limit: PIECE_WITHIN },
         }
-    }
+    };
+    (body.freeze(), Some(broken_off))
+}
+
+/// Reads as much of a body as has arrived, up to `limit` bytes: the answer counts by its status, and a server must not
+/// hold up whoever asked with the rest. A connection whose body is not read to its end serves no further request.
+pub(super) async fn read_arrived(mut response: Response, limit: usize) -> Bytes {
+    let mut body = BytesMut::new();
+    let reading = async {
+        while let Ok(Some(piece)) = response.chunk().await {
+            let room = limit - body.len();
+            body.extend_from_slice(piece.get(..room).unwrap_or(&piece));
+            if body.len() == limit {
+                break;
+            }
+        }
+    };
+    // What arrived in time is what there is.
+    tokio::time::timeout(REST_WITHIN, reading).await.unwrap_or_default();
+    body.freeze()
 }
 
 /// A header's value, where it has one that is text.
@@ -138,6 +173,8 @@ fn xml_message(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{StreamExt as _, stream};
+
     use super::*;
 
     #[test]
@@ -161,5 +198,53 @@ mod tests {
         assert_eq!(id.as_bytes()[12], b'4', "{id}");
         assert!(matches!(id.as_bytes()[16], b'8' | b'9' | b'a' | b'b'), "{id}");
         assert_ne!(id, request_id());
+    }
+
+    fn response(pieces: impl futures_util::Stream<Item = std::io::Result<Bytes>> + Send + 'static) -> Response {
+        http::Response::new(reqwest::Body::wrap_stream(pieces)).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stalled_and_dripping_bodies_are_given_up() {
+        let stalled = || response(stream::once(async { Ok(Bytes::from_static(b"{\"a\"")) }).chain(stream::pending()));
+        let (body, error) = read_body(stalled(), 1024).await;
+        assert!(matches!(error, Some(CallError::Timeout { limit: PIECE_WITHIN })), "{error:?}");
+        assert_eq!(body, "{\"a\"");
+        let drips = stream::repeat(()).then(|()| async {
+            tokio::time::sleep(PIECE_WITHIN / 2).await;
+            Ok(Bytes::from_static(b" "))
+        });
+        let (_, error) = read_body(response(drips), 1024).await;
+        assert!(matches!(error, Some(CallError::Timeout { limit: BODY_WITHIN })), "{error:?}");
+        let began = time::now().instant;
+        assert_eq!(read_arrived(stalled(), 1024).await, "{\"a\"");
+        assert_eq!(time::now().instant - began, REST_WITHIN);
+    }
+
+    #[tokio::test]
+    async fn no_more_of_a_body_is_kept_than_its_limit() {
+        let endless = || response(stream::repeat(()).map(|()| Ok(Bytes::from_static(b"0123456789"))));
+        let (body, error) = read_body(endless(), 95).await;
+        assert!(matches!(error, Some(CallError::TooLarge { limit: 95 })) && body.len() == 90, "{error:?}");
+        assert_eq!(read_arrived(endless(), 95).await.len(), 95);
+    }
+
+    #[test]
+    fn an_upload_moves_to_the_same_host_or_one_that_the_operator_lists_and_never_off_tls() {
+        let pool = super::super::tests::connections().pool(&super::super::tls::TlsFiles::default()).unwrap();
+        let from = Transport::new("https://gitlab.example", pool).unwrap();
+        let listed = ["uploads.example".to_owned()];
+        for (target, moves) in [
+            ("https://gitlab.example/x", true),
+            ("https://gitlab.example:8443/x", true),
+            ("https://UPLOADS.example/x", true),
+            ("http://gitlab.example/x", false),
+            ("https://evil.example/x", false),
+            ("https://gitlab.example.evil.example/x", false),
+            ("https://gitlab.example@evil.example/x", false),
+            ("ftp://gitlab.example/x", false),
+        ] {
+            assert_eq!(from.moved_to(&Url::parse(target).unwrap(), &listed).is_some(), moves, "{target}");
+        }
     }
 }

@@ -82,6 +82,8 @@ pub struct RunnerScript {
     pub safe_directory_checkout: bool,
     pub artifact_upload_timeout: Duration,
     pub artifact_response_header_timeout: Duration,
+    /// Where an upload may be redirected to besides the server's own host.
+    pub artifact_redirect_hosts: Vec<String>,
 }
 
 impl Default for RunnerScript {
@@ -97,6 +99,7 @@ impl Default for RunnerScript {
             safe_directory_checkout: false,
             artifact_upload_timeout: Duration::from_secs(3600),
             artifact_response_header_timeout: Duration::from_secs(600),
+            artifact_redirect_hosts: Vec::new(),
         }
     }
 }

@@ -81,6 +81,8 @@ pub struct Uploader<A> {
     settings: UploaderSettings,
     /// Up to here GitLab has the trace.
     sent: u64,
+    /// The end of the furthest patch that was ever sent.
+    reached: u64,
     cancel: watch::Sender<CancelState>,
     finish: oneshot::Receiver<FinishRequest>,
     /// The bytes can no longer be read.
@@ -121,7 +123,7 @@ impl<A: TraceApi> Uploader<A> {
     pub fn new(api: A, sink: Sink, settings: UploaderSettings) -> (Self, UploaderHandle) {
         let (finish_sender, finish) = oneshot::channel();
         let (cancel, cancel_receiver) = watch::channel(CancelState::None);
-        let uploader = Self { api, sink, settings, sent: 0, cancel, finish, is_unreadable: false };
+        let uploader = Self { api, sink, settings, sent: 0, reached: 0, cancel, finish, is_unreadable: false };
         (uploader, UploaderHandle { finish: finish_sender, cancel: cancel_receiver })
     }
 
@@ -234,6 +236,8 @@ impl<A: TraceApi> Uploader<A> {
             retry_after: None,
         });
         drop(share);
+        self.reached = self.reached.max(sent_to);
+        let result = PatchResult { outcome: believed(result.outcome, self.reached), ..result };
         match result.outcome {
             PatchOutcome::Succeeded { .. } => self.sent = sent_to,
             PatchOutcome::RangeMismatch { server_has } => self.sent = server_has,
@@ -281,6 +285,22 @@ impl<A: TraceApi> Uploader<A> {
             *state = wanted.max(*state);
             is_worse
         });
+    }
+}
+
+/// A server cannot have more of the trace than was ever sent, up to `reached`: an answer that says so is a failure like
+/// any other, so that the rest of the trace is sent again.
+fn believed(outcome: PatchOutcome, reached: u64) -> PatchOutcome {
+    match outcome {
+        PatchOutcome::RangeMismatch { server_has } if server_has > reached => {
+            warn!(server_has, reached, "GitLab claims to have more of the trace than was sent");
+            PatchOutcome::Failed
+        }
+        PatchOutcome::RangeMismatch { .. }
+        | PatchOutcome::Succeeded { .. }
+        | PatchOutcome::NotFound
+        | PatchOutcome::Aborted
+        | PatchOutcome::Failed => outcome,
     }
 }
 

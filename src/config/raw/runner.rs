@@ -104,6 +104,7 @@ section! {
     Artifact {
         upload_timeout: GoDuration,
         response_header_timeout: GoDuration,
+        redirect_hosts: Vec<At<String>>,
     }
 }
 

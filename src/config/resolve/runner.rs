@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::diagnostics::Spot;
 use crate::config::raw::{self, At, Section};
-use crate::config::resolve::context::{Context, flag, number, optional_flag, text};
+use crate::config::resolve::context::{Context, flag, number, optional_flag, text, texts};
 use crate::config::resolve::labels::{self, MAX_LABELS};
 use crate::config::resolve::{autoscaler, cache, docker, feature_flags, machine, served};
 use crate::config::resolved::{
@@ -244,7 +244,18 @@ fn artifact(raw: &raw::Runner, context: &mut Context<'_>) -> Artifact {
     Artifact {
         upload_timeout: context.duration_or(&raw.upload_timeout, defaults.upload_timeout),
         response_header_timeout: context.duration_or(&raw.response_header_timeout, defaults.response_header_timeout),
+        redirect_hosts: redirect_hosts(&raw.redirect_hosts, context),
     }
+}
+
+/// Hosts alone: what else a URL has would never match.
+fn redirect_hosts(list: &Option<At<Vec<At<String>>>>, context: &mut Context<'_>) -> Vec<String> {
+    for host in list.iter().flat_map(|list| &list.value).filter(|host| host.value.contains(['/', ':', '*', '@'])) {
+        context
+            .error(&host.spot, format!("{:?} is not a host's name", host.value))
+            .help("write the name alone: \"uploads.example.com\"");
+    }
+    texts(list)
 }
 
 fn job_queuing_durations(raw: &raw::Runner, context: &mut Context<'_>) -> Vec<JobQueuingDuration> {

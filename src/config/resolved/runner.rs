@@ -206,11 +206,17 @@ impl Shell {
 pub struct Artifact {
     pub upload_timeout: Duration,
     pub response_header_timeout: Duration,
+    /// Where GitLab may redirect an upload, with the job's token, besides its own host (ours).
+    pub redirect_hosts: Vec<String>,
 }
 
 impl Default for Artifact {
     fn default() -> Self {
-        Self { upload_timeout: Duration::from_secs(3600), response_header_timeout: Duration::from_secs(600) }
+        Self {
+            upload_timeout: Duration::from_secs(3600),
+            response_header_timeout: Duration::from_secs(600),
+            redirect_hosts: Vec::new(),
+        }
     }
 }
 

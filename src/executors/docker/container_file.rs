@@ -43,12 +43,13 @@ impl ContainerFile {
     /// The engine does not answer, or what has the name is no regular file ([`io::ErrorKind::InvalidData`]).
     pub(crate) async fn open(engine: &Engine, container: &str, path: &str) -> io::Result<Option<Self>> {
         let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
-        let pieces = engine.api.download_from_container(container, Some(options)).map_err(|error| {
-            match errors::status(&error) {
-                Some(404) => io::ErrorKind::NotFound.into(),
-                Some(_) | None => io::Error::other(errors::message(&error)),
-            }
-        });
+        let pieces =
+            engine.api.download_from_container(container, Some(options)).map_err(|error| {
+                match errors::status(&error) {
+                    Some(404) => io::ErrorKind::NotFound.into(),
+                    Some(_) | None => io::Error::other(errors::message(&error)),
+                }
+            });
         let pieces = pieces.boxed();
         let mut file = Self { pieces, arrived: BytesMut::new(), left: 0 };
         match file.read_headers().await {

@@ -47,11 +47,7 @@ pub(crate) struct Folder {
 
 /// Fills the volume, unless it holds the program already. The container that it takes carries the job's `labels`, so
 /// that it is found if nobody removes it.
-pub(crate) async fn fill(
-    engine: &Engine,
-    helper: &HelperBinary,
-    labels: HashMap<String, String>,
-) -> Result<(), Fault> {
+pub(crate) async fn fill(engine: &Engine, helper: &HelperBinary, labels: HashMap<String, String>) -> Result<(), Fault> {
     let image = import_empty_image(engine).await?;
     let filled = fill_with_image(engine, helper, image.as_str(), labels).await;
     let options = RemoveImageOptionsBuilder::default().build();

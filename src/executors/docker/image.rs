@@ -56,9 +56,8 @@ pub(crate) fn configured_image(config: &Docker, name: &str) -> Result<Wanted, Fa
 
 /// Only a name that parses is compared with lists and sent to an engine.
 fn parsed(name: &str) -> Result<ImageReference, Fault> {
-    let refused = |error: InvalidReference| {
-        Fault::of(FailureReason::ImagePullFailure, format!("failed to pull image: {error}"))
-    };
+    let refused =
+        |error: InvalidReference| Fault::of(FailureReason::ImagePullFailure, format!("failed to pull image: {error}"));
     name.parse().map_err(refused)
 }
 

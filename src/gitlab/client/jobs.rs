@@ -22,6 +22,8 @@ use crate::ids::JobId;
 const HELD_ANSWER_WITHIN: Duration = Duration::from_secs(600);
 /// One that is answered at once holds a permit that other runners wait for.
 const ANSWER_AT_ONCE_WITHIN: Duration = Duration::from_secs(30);
+/// What is believed of the server's wish for the time between two patches of a trace.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Payloads carry all variables of a job; the largest known are a few megabytes.
 const PAYLOAD_LIMIT: usize = 64 << 20;
 
@@ -69,7 +71,8 @@ impl Client {
         };
         let call = Call::new(Method::PUT, format!("jobs/{}", job.id))
             .token(header::JOB_TOKEN, &job.token)
-            .body("application/json", json_body(&body));
+            .body("application/json", json_body(&body))
+            .without_answer_body();
         let answered = self.send(Endpoint::UpdateJob, &call).await;
         let Ok(reply) = &answered.reply else {
             told::updated(&answered, UpdateOutcome::Failed, None);
@@ -117,7 +120,8 @@ impl Client {
         let mut call = Call::new(Method::PATCH, format!("jobs/{}/trace", job.id))
             .token(header::JOB_TOKEN, &job.token)
             .header(CONTENT_RANGE, range)
-            .body("text/plain", content);
+            .body("text/plain", content)
+            .without_answer_body();
         call.query = Some(format!("debug_trace={debug_trace}"));
         let answered = self.send(Endpoint::PatchTrace, &call).await;
         let Ok(reply) = &answered.reply else {
@@ -196,7 +200,7 @@ impl Notice {
 
 fn interval(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = transport::text(headers, header::TRACE_UPDATE_INTERVAL)?.trim().parse().ok()?;
-    (seconds > 0).then(|| Duration::from_secs(seconds))
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(LONGEST_INTERVAL))
 }
 
 /// The server names the job's state after the update, so the `failed` that answers our own report of a

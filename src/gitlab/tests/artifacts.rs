@@ -112,6 +112,20 @@ async fn a_redirected_upload_goes_on_at_the_other_server() {
 }
 
 #[tokio::test]
+async fn an_upload_is_not_redirected_to_a_host_that_nobody_has_listed() {
+    let (sandbox, other) = (sandbox().await, sandbox().await);
+    let credentials = running_job(&other).await;
+    let target = format!("http://localhost:{}/api/v4/elsewhere", other.addr().port());
+    sandbox.faults().add(Fault::status(On::Artifacts, 307).header("Location", &target));
+    let outcome = artifacts(&sandbox).upload(&credentials, &upload(), body(&["x"])).await;
+    assert!(matches!(&outcome, UploadOutcome::RefusedRedirect { host } if host.starts_with("http://localhost:")));
+    assert_eq!(outcome.tries(), 1);
+    let listed = artifacts(&sandbox).with_redirect_hosts(vec!["localhost".to_owned()]);
+    let outcome = listed.upload(&credentials, &upload(), body(&["x"])).await;
+    assert!(matches!(outcome, UploadOutcome::Redirected(_)), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn an_upload_without_an_answer_ends_after_its_limit() {
     let sandbox = sandbox().await;
     let credentials = running_job(&sandbox).await;

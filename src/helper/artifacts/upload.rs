@@ -49,9 +49,10 @@ pub(super) fn run(
     attempts: &Attempts,
     waits: Backoff,
 ) -> Result<(), Failure> {
-    let Some(job) = Job::new(&args.job, environment)? else {
+    let Some(mut job) = Job::new(&args.job, environment)? else {
         return Err(Failure::Fatal("Missing runner credentials".to_owned()));
     };
+    job.client = job.client.with_redirect_hosts(args.redirect_hosts.clone());
     let format = Format::parse(args.artifact_format.as_deref().unwrap_or_default()).map_err(Failure::Fatal)?;
     let level = args.compression_level.as_deref().or_else(|| environment.get("ARTIFACT_COMPRESSION_LEVEL"));
     let compression = Compression::parse(level, console);
@@ -178,6 +179,11 @@ impl Uploader<'_> {
             UploadOutcome::Redirected(_) => {
                 self.console.line(Level::Info, "Upload request redirected", &self.job.fields("307"));
                 return Some("request redirected".to_owned());
+            }
+            UploadOutcome::RefusedRedirect { host } => {
+                let refused = format!("redirected to {host}, which is neither GitLab's host nor in redirect_hosts");
+                self.console.line(Level::Error, &format!("{what} {refused}"), &self.job.fields("307"));
+                return Some(refused);
             }
             UploadOutcome::Forbidden { message } => (Level::Error, "403", message.as_str(), Some("permission denied")),
             UploadOutcome::TooLarge { message } => (Level::Error, "413", message.as_str(), Some("too large")),

@@ -161,6 +161,9 @@ pub struct ArtifactsUploaderArgs {
     /// Longest time until GitLab answers.
     #[arg(long, default_value = "10m", value_parser = parse_duration)]
     pub response_header_timeout: Duration,
+    /// A host that GitLab may redirect the upload to, besides its own; may be given again.
+    #[arg(long = "redirect-host")]
+    pub redirect_hosts: Vec<String>,
     /// Accepted: status and message of an answer are shown always.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
     pub ci_debug_trace: Option<bool>,

@@ -15,6 +15,8 @@ use crate::secret::Secret;
 
 /// Where GitLab sets no timeout.
 pub const DEFAULT_JOB_TIMEOUT: Duration = Duration::from_secs(7200);
+/// GitLab allows a month; a larger number is an error somewhere, and must not overflow a clock.
+pub const LONGEST_JOB_TIMEOUT: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The name of the step that runs after the others, whatever their result.
 const AFTER_SCRIPT: &str = "after_script";
@@ -240,7 +242,7 @@ impl Job {
             timeout: u64::try_from(payload.runner_info.timeout)
                 .ok()
                 .filter(|seconds| *seconds > 0)
-                .map_or(DEFAULT_JOB_TIMEOUT, Duration::from_secs),
+                .map_or(DEFAULT_JOB_TIMEOUT, |seconds| Duration::from_secs(seconds).min(LONGEST_JOB_TIMEOUT)),
             variables,
             steps,
             after_script,

@@ -34,7 +34,10 @@ fn after_script_is_apart_and_steps_without_commands_are_left_out() {
 
 #[test]
 fn a_job_without_a_timeout_has_two_hours() {
-    for (timeout, seconds) in [(json!(0), 7200), (json!(-5), 7200), (json!(60), 60), (Value::Null, 7200)] {
+    let longest = LONGEST_JOB_TIMEOUT.as_secs();
+    for (timeout, seconds) in
+        [(json!(0), 7200), (json!(-5), 7200), (json!(60), 60), (Value::Null, 7200), (json!(i64::MAX), longest)]
+    {
         let job = job(json!({"runner_info": {"timeout": timeout}})).expect("runs");
         assert_eq!(job.timeout, Duration::from_secs(seconds));
     }

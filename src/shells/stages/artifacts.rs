@@ -53,6 +53,10 @@ fn upload_command(entry: &Artifacts, context: &ScriptContext) -> Command {
         .arg(job.id.to_string())
         .args(["--timeout".to_owned(), go_duration(runner.artifact_upload_timeout)])
         .args(["--response-header-timeout".to_owned(), go_duration(runner.artifact_response_header_timeout)]);
+    // Upstream's helper does not know the flag, and follows to any host.
+    for host in &runner.artifact_redirect_hosts {
+        command = command.arg("--redirect-host").arg(host);
+    }
     if context.job.settings.generate_artifacts_metadata && entry.format == ZIP {
         command = with_metadata(command, context);
     }

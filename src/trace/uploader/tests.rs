@@ -29,6 +29,8 @@ enum Fault {
     Canceling,
     /// No answer, ever.
     Hang,
+    /// 416 with a position that was never sent to.
+    Boast,
 }
 
 #[derive(Debug)]
@@ -95,7 +97,7 @@ impl TraceApi for SimGitlab {
         }
         let outcome = match fault {
             Fault::None | Fault::Canceling => UpdateOutcome::Succeeded,
-            Fault::Refused | Fault::LostAnswer | Fault::Hang => UpdateOutcome::Failed,
+            Fault::Refused | Fault::LostAnswer | Fault::Hang | Fault::Boast => UpdateOutcome::Failed,
             Fault::Gone => UpdateOutcome::Aborted,
             Fault::NotFound => UpdateOutcome::NotFound,
             Fault::Storing => UpdateOutcome::AcceptedNotCompleted,
@@ -125,6 +127,7 @@ impl TraceApi for SimGitlab {
             Fault::Refused | Fault::Storing | Fault::Mismatch => return self.patched(PatchOutcome::Failed, fault),
             Fault::NotFound => return self.patched(PatchOutcome::NotFound, fault),
             Fault::Gone => return self.patched(PatchOutcome::Aborted, fault),
+            Fault::Boast => return self.patched(PatchOutcome::RangeMismatch { server_has: 1 << 40 }, fault),
             Fault::None | Fault::LostAnswer | Fault::Canceling => {}
         }
         let server_has = self.world().copy.len() as u64;
@@ -229,6 +232,18 @@ async fn a_short_job_sends_its_trace_once() {
     assert_eq!(gitlab.calls(), ["PATCH 0-29", "PUT success"]);
     let report = gitlab.world().last_report.clone().unwrap();
     assert_eq!((report.bytesize, report.checksum), (29, crc32fast::hash(&gitlab.world().copy)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_claims_more_than_was_sent_loses_nothing_of_the_trace() {
+    let job = job(&[Fault::Boast, Fault::Boast]);
+    job.sink.plain("header");
+    pass(60_000).await;
+    job.print("more\n");
+    let gitlab = job.gitlab.clone();
+    assert_eq!(job.finish(FinalUpdate::Success).await, FinalOutcome::Accepted);
+    let report = gitlab.world().last_report.clone().unwrap();
+    assert_eq!((report.bytesize, report.checksum), (21, crc32fast::hash(&gitlab.world().copy)));
 }
 
 #[tokio::test(start_paused = true)]
