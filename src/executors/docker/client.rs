@@ -27,6 +27,7 @@ use super::errors;
 use super::multiplexed::Multiplexed;
 use crate::detached::session::BoxStream;
 use crate::error_chain::Chain;
+use crate::excerpt::{excerpt, excerpt_of_bytes};
 use crate::executors::access::{AccessError, EngineDialer, InstanceAccess};
 use crate::fleeting::connector::DockerEndpoint;
 use crate::job::failure::Fault;
@@ -169,8 +170,7 @@ fn message_of(body: &[u8]) -> String {
     struct Refusal {
         message: String,
     }
-    serde_json::from_slice::<Refusal>(body)
-        .map_or_else(|_| String::from_utf8_lossy(body).trim().to_owned(), |refusal| refusal.message)
+    serde_json::from_slice::<Refusal>(body).map_or_else(|_| excerpt_of_bytes(body), |refusal| excerpt(refusal.message))
 }
 
 /// Opens streams to the engine, over a new connection to the instance where the last one is lost.
