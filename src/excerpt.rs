@@ -30,7 +30,7 @@ fn cut_of(mut text: String, longest: usize, length: usize) -> String {
     text.truncate(text.floor_char_boundary(longest));
     // What was cut is given back: the text may have had megabytes.
     text.shrink_to_fit();
-    text.push_str(&format!("… (cut: it has {length} bytes)"));
+    text.extend(["… (cut: it has ", &length.to_string(), " bytes)"]);
     text
 }
 

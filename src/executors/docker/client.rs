@@ -15,7 +15,7 @@ use bollard::{BollardRequest, ClientVersion, Docker};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -38,6 +38,9 @@ const HOST: &str = "http://internal.tunnel.invalid";
 /// How long the engine may take to begin its answer. Starting a container on a busy machine takes
 /// seconds; more than this is a hang.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+
+/// The most that is read of an engine's refusal, which is a sentence.
+const REFUSAL_LIMIT: usize = 64 * 1024;
 
 /// How long the engine may take to hand a stream over. It does so before it starts anything.
 const HIJACK_LIMIT: Duration = Duration::from_secs(30);
@@ -148,8 +151,10 @@ impl Engine {
             if status == StatusCode::SWITCHING_PROTOCOLS || status == StatusCode::OK {
                 return Ok(hyper::upgrade::on(response).await?);
             }
-            let body = response.into_body().collect().await?.to_bytes();
-            Err(HijackError::Refused { status, message: message_of(&body) })
+            let body = Limited::new(response.into_body(), REFUSAL_LIMIT).collect().await;
+            let message =
+                body.map_or_else(|_| format!("the engine answered {status}"), |body| message_of(&body.to_bytes()));
+            Err(HijackError::Refused { status, message })
         };
         let mut connection = std::pin::pin!(connection.with_upgrades());
         let mut exchange = std::pin::pin!(exchange);

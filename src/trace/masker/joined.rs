@@ -17,7 +17,7 @@
 
 use std::collections::VecDeque;
 
-use super::automaton::{Automaton, NodeId, ROOT};
+use super::automaton::{Automaton, NodeId};
 use super::url::Url;
 use super::{CompiledMasks, Token, is_token_byte};
 
