@@ -184,6 +184,26 @@ mod tests {
     }
 
     proptest! {
+        /// A job may write its own output file: whatever it holds, positions stay right and no body is longer than ours.
+        #[test]
+        fn any_bytes_are_decoded_or_refused_and_positions_count_them(
+            bytes in prop::collection::vec(prop_oneof![3 => 0_u8..3, 1 => any::<u8>()], 0..300),
+            pieces in prop::collection::vec(1_usize..30, 1..20),
+            skip in 0_usize..100_000,
+        ) {
+            let mut decoder = Decoder::new(Position { record: 0, skip });
+            let (mut given, mut passed) = (0, 0);
+            for piece in pieces.iter().cycle() {
+                let piece = &bytes[given..(given + piece).min(bytes.len())];
+                if piece.is_empty() { break; }
+                if decoder.decode(piece, |_, body| passed += body.len()).is_err() { break; }
+                given += piece.len();
+                prop_assert_eq!(decoder.position(), given as u64);
+                let delivered = decoder.delivered();
+                prop_assert!(delivered.record <= given as u64 && passed <= given);
+            }
+        }
+
         /// However the file is cut, and wherever a follower is lost and another goes on, each stream
         /// arrives whole, once and in order.
         #[test]

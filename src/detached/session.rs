@@ -13,6 +13,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::wire::{self, Answer, Frame, Hello, MAGIC, PROTOCOL, Request, WireError};
+use crate::excerpt::excerpt_of_bytes;
 
 /// A stream of bytes in both directions.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send {}
@@ -90,11 +91,11 @@ impl Session {
             if passed > NOISE_LIMIT || stream.read_buf(&mut input).await? == 0 {
                 noise(&input);
                 shown.extend_from_slice(&input);
-                return Err(SessionError::NoAgent(String::from_utf8_lossy(&shown).trim().to_owned()));
+                return Err(SessionError::NoAgent(excerpt_of_bytes(&shown)));
             }
         }
         let hello = loop {
-            match wire::take_frame(&mut input)? {
+            match wire::take_from_agent(&mut input)? {
                 Some(Frame::Answer(Answer::Hello(hello))) if hello.protocol == PROTOCOL => break hello,
                 Some(Frame::Answer(Answer::Hello(hello))) => return Err(SessionError::Protocol(hello.protocol)),
                 Some(Frame::Request(_) | Frame::Answer(_) | Frame::Output { .. }) => {
@@ -134,10 +135,10 @@ impl Session {
     pub async fn next(&mut self) -> Result<Event, SessionError> {
         let stream = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
         loop {
-            match wire::take_frame(&mut self.input)? {
+            match wire::take_from_agent(&mut self.input)? {
                 Some(Frame::Answer(answer)) => return Ok(Event::Answer(answer)),
                 Some(Frame::Output { id, at, bytes }) => return Ok(Event::Output { id, at, bytes }),
-                // Only the manager sends these.
+                // Only the manager sends these, and they are refused before they come here.
                 Some(Frame::Request(_)) => {}
                 None if stream.read_buf(&mut self.input).await? == 0 => return Err(SessionError::Ended),
                 None => {}

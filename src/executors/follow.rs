@@ -184,7 +184,9 @@ impl<D: AgentDialer> AgentLink<D> {
                     return result;
                 }
                 Err(error) => {
-                    tracing::info!(stage = %run.task.folder(), error = %Chain(&error), "stream to the stage lost");
+                    // It may quote what the job's image printed in place of an agent.
+                    let error = sink.masked(&Chain(&error).to_string());
+                    tracing::info!(stage = %run.task.folder(), error, "stream to the stage lost");
                 }
             }
             // What fails in the same way again and again must not keep the instance busy.
@@ -456,5 +458,87 @@ mod tests {
         };
         assert!(check(RECONNECT_BUDGET + LAST_TRY / 2).await);
         assert!(!check(RECONNECT_BUDGET + LAST_TRY * 2).await);
+    }
+
+    /// An agent that answers a stage with these bytes, whatever it is asked.
+    struct Hostile(Vec<u8>, AtomicU32);
+
+    impl AgentDialer for Hostile {
+        fn open(&self) -> BoxFuture<'_, Result<Session, OpenError>> {
+            Box::pin(async {
+                self.1.fetch_add(1, Ordering::SeqCst);
+                let mut said = introduction().to_vec();
+                said.extend_from_slice(&self.0);
+                let stream = tokio::io::join(std::io::Cursor::new(said), tokio::io::sink());
+                let session = Session::open(Box::pin(stream), &mut |_| ()).await;
+                session.map_err(|error| OpenError::Retry(Fault::unclassified(error.to_string())))
+            })
+        }
+    }
+
+    /// An answer's frame as only a hostile agent writes it.
+    fn frame(body: &serde_json::Value) -> Vec<u8> {
+        let body = body.to_string();
+        let mut frame = u32::try_from(1 + body.len()).unwrap().to_be_bytes().to_vec();
+        frame.push(2);
+        frame.extend_from_slice(body.as_bytes());
+        frame
+    }
+
+    /// What comes of a stage whose agent answers so, and the log of it. None where nothing came of it in a minute.
+    async fn attacked(answer: &serde_json::Value, sink: &crate::trace::Sink) -> (Option<Fault>, String) {
+        let mut link = AgentLink::new(Hostile(frame(answer), AtomicU32::new(0)), None, RECONNECT_BUDGET);
+        let task = Task::Resume(StageFolder::new("job", "step_script", 0), Position::default());
+        let (cancel, mut progress) = (CancellationToken::new(), |_| ());
+        let (log, guard) = crate::logging::captured();
+        let run = link.run(task, sink, &cancel, &mut progress);
+        let ended = timeout(Duration::from_secs(60), run).await.ok().map(Result::unwrap_err);
+        if let Some(fault) = &ended {
+            tracing::warn!("Job failed: {}", sink.masked(&fault.message));
+        }
+        drop(guard);
+        (ended, log.text())
+    }
+
+    fn secretive() -> crate::trace::Sink {
+        let mut masks = crate::trace::Masks::default();
+        masks.add_phrase("hunter2hunter2");
+        crate::trace::Sink::new(crate::trace::TraceSettings {
+            folder: std::env::temp_dir(),
+            limit: 1 << 20,
+            timestamps: false,
+            sections: false,
+            masks,
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_of_megabytes_is_refused_and_leaves_no_trace_in_the_log() {
+        let reason = "x".repeat(31 << 20);
+        let (ended, log) =
+            attacked(&serde_json::json!({"answer": "lost", "id": 1, "reason": reason}), &secretive()).await;
+        assert_eq!(ended, None, "the stream is lost and opened again");
+        assert!(log.contains("is longer than"), "{log:.500}");
+        assert!(log.lines().all(|line| line.len() < 1_000 && !line.contains("xxx")), "{log:.500}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reason_forges_no_line_of_the_log_and_keeps_no_secret() {
+        let reason = format!("gone\n2026-12-01 ERROR: forged hunter2hunter2\x1b[2J\u{202e}{}", "y".repeat(40_000));
+        let (ended, log) =
+            attacked(&serde_json::json!({"answer": "lost", "id": 1, "reason": reason}), &secretive()).await;
+        assert!(ended.unwrap().message.len() < 2 * crate::excerpt::LONGEST);
+        let [line] = log.lines().collect::<Vec<_>>()[..] else { panic!("not one line: {log}") };
+        assert!(line.contains("gone\\n2026-12-01 ERROR: forged [MASKED]\\u{1b}[2J\\u{202e}yyy"), "{line}");
+        assert!(line.contains("(cut: it has ") && line.len() < 2 * crate::excerpt::LONGEST, "{line}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn value_that_is_not_expected_is_not_quoted_in_the_log() {
+        let (ended, log) =
+            attacked(&serde_json::json!({"answer": "started", "id": "hunter2hunter2"}), &secretive()).await;
+        assert_eq!(ended, None, "the stream is lost and opened again");
+        assert!(log.contains("stream to the stage lost") && log.contains("reading a frame: "), "{log}");
+        assert!(!log.contains("hunter2"), "{log}");
     }
 }

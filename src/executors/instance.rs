@@ -345,7 +345,8 @@ impl<T: JobTrace> InstanceEnvironment<T> {
                 Err(_) => Err(Fault::unclassified("no answer")),
             };
             if let Err(fault) = removed {
-                tracing::warn!(instance = %self.access.id(), error = fault.message, "the job's folder was left on the instance, with what may still run in it");
+                let error = self.trace.masked(&fault.message);
+                tracing::warn!(instance = %self.access.id(), error, "the job's folder was left on the instance, with what may still run in it");
                 // Still armed, the folder has itself removed beside us, should the instance answer after all.
                 return CleanUp::LeftBehind;
             }

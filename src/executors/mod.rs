@@ -56,6 +56,8 @@ pub trait JobTrace: Send + Sync + 'static {
     fn info(&self, line: &str);
     /// A line that begins with `WARNING: `.
     fn warning(&self, line: &str);
+    /// A text as the trace would show it, for our own log.
+    fn masked(&self, text: &str) -> String;
 }
 
 /// A trace that nobody reads.
@@ -68,6 +70,9 @@ impl JobTrace for NoTrace {
     fn plain(&self, _: &str) {}
     fn info(&self, _: &str) {}
     fn warning(&self, _: &str) {}
+    fn masked(&self, text: &str) -> String {
+        text.to_owned()
+    }
 }
 
 impl JobTrace for Sink {
@@ -89,6 +94,10 @@ impl JobTrace for Sink {
 
     fn warning(&self, line: &str) {
         Self::warning(self, line);
+    }
+
+    fn masked(&self, text: &str) -> String {
+        Self::masked(self, text)
     }
 }
 

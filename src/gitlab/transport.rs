@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::connections::{CurrentClient, Pool};
 use super::error::{CallError, ClientError};
 use super::{retry, url};
+use crate::excerpt::excerpt;
 use crate::secret::Secret;
 use crate::time;
 
@@ -142,7 +143,7 @@ pub(super) fn request_id() -> String {
 pub(super) fn message(status: StatusCode, body: &[u8]) -> String {
     let reason = status.canonical_reason().unwrap_or_default();
     let json = serde_json::from_slice::<Value>(body).ok();
-    let said = json.as_ref().and_then(|body| body.get("message")).map_or_else(|| xml_message(body), flatten);
+    let said = excerpt(json.as_ref().and_then(|body| body.get("message")).map_or_else(|| xml_message(body), flatten));
     if said.is_empty() {
         format!("{} {reason}", status.as_u16())
     } else {
@@ -188,6 +189,15 @@ mod tests {
             ("<Error><Code>Denied</Code><Message>late</Message></Error>", "400 Bad Request (Denied: late)"),
         ] {
             assert_eq!(message(status, body.as_bytes()), expected);
+        }
+    }
+
+    #[test]
+    fn long_messages_of_a_server_are_cut() {
+        let long = "no ".repeat(1 << 20);
+        for body in [format!(r#"{{"message":"{long}"}}"#), format!("<Message>{long}</Message>")] {
+            let shown = message(StatusCode::BAD_REQUEST, body.as_bytes());
+            assert!(shown.len() < 3_000 && shown.starts_with("400 Bad Request (no no"), "{}", shown.len());
         }
     }
 

@@ -60,7 +60,9 @@ pub fn init(level: &str, format: Option<Format>) -> Result<LogControl, UnknownLe
     let usual = if terminal { Format::Runner } else { Format::Json };
     let (filter, filter_handle) = reload::Layer::new(filter(level)?);
     let format = Arc::new(RwLock::new(format.unwrap_or(usual)));
-    let lines = Lines { format: format.clone(), color: terminal };
+    // A closed standard error is no reason to stop running jobs.
+    let write = |line: &str| drop(std::io::stderr().lock().write_all(line.as_bytes()));
+    let lines = Lines { format: format.clone(), color: terminal, write };
     let subscriber = Registry::default().with(filter).with(lines);
     // A test process may have a subscriber already; the first one stays.
     tracing::subscriber::set_global_default(subscriber).ok();
@@ -81,12 +83,13 @@ fn filter(level: &str) -> Result<EnvFilter, UnknownLevel> {
 }
 
 /// Writes each event as a line.
-struct Lines {
+struct Lines<W> {
     format: Arc<RwLock<Format>>,
     color: bool,
+    write: W,
 }
 
-impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Lines {
+impl<S: Subscriber + for<'span> LookupSpan<'span>, W: Fn(&str) + 'static> Layer<S> for Lines<W> {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
@@ -119,8 +122,7 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Lines {
         };
         let format = *self.format.read().unwrap_or_else(PoisonError::into_inner);
         let text = line.render(format, self.color);
-        // A closed standard error is no reason to stop running jobs.
-        std::io::stderr().lock().write_all(text.as_bytes()).ok();
+        (self.write)(&text);
     }
 }
 
@@ -153,4 +155,27 @@ impl Visit for Fields {
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         self.put(field, crate::error_chain::Chain(value).to_string());
     }
+}
+
+/// What this thread logs, as the runner format shows it.
+#[cfg(test)]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Captured(Arc<std::sync::Mutex<String>>);
+
+#[cfg(test)]
+impl Captured {
+    pub(crate) fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Captures what this thread logs until the guard is dropped.
+#[cfg(test)]
+pub(crate) fn captured() -> (Captured, tracing::subscriber::DefaultGuard) {
+    let captured = Captured::default();
+    let into = captured.clone();
+    let write = move |line: &str| into.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(line);
+    let lines = Lines { format: Arc::new(RwLock::new(Format::Runner)), color: false, write };
+    let guard = tracing::subscriber::set_default(Registry::default().with(EnvFilter::new("flotilla=info")).with(lines));
+    (captured, guard)
 }

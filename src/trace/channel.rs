@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::time::SystemTime;
 
 use super::buffer::Buffer;
+use super::masker::joined::Tail;
 use super::masker::{CompiledMasks, Masker};
 use super::sink::Stream;
 use super::timestamps::Timestamps;
@@ -62,21 +63,39 @@ impl Channel {
         self.masker.replace_masks(masks);
     }
 
-    /// Takes bytes that arrived at `now` and passes on what is decided.
-    pub(super) fn write(&mut self, bytes: &[u8], cut: Cut, now: SystemTime, buffer: &mut Buffer) {
+    /// Where the masker stands.
+    pub(super) fn tail(&self) -> Tail {
+        self.masker.tail()
+    }
+
+    /// Masks bytes that are held back, counted backwards from the last.
+    pub(super) fn cover(&mut self, start: usize, end: usize) {
+        self.masker.cover(start, end);
+    }
+
+    /// Takes bytes that arrived at `now` and passes on what is decided, but not the last `hold` bytes.
+    pub(super) fn write(&mut self, bytes: &[u8], hold: usize, cut: Cut, now: SystemTime, buffer: &mut Buffer) {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut parts = bytes.chunks(PART);
             let last = parts.next_back().unwrap_or_default();
             for part in parts {
-                self.write_part(part, Cut::Anywhere, now, scratch, buffer);
+                self.write_part(part, hold, Cut::Anywhere, now, scratch, buffer);
             }
-            self.write_part(last, cut, now, scratch, buffer);
+            self.write_part(last, hold, cut, now, scratch, buffer);
         });
     }
 
-    fn write_part(&mut self, part: &[u8], cut: Cut, now: SystemTime, scratch: &mut Scratch, buffer: &mut Buffer) {
+    fn write_part(
+        &mut self,
+        part: &[u8],
+        hold: usize,
+        cut: Cut,
+        now: SystemTime,
+        scratch: &mut Scratch,
+        buffer: &mut Buffer,
+    ) {
         let Scratch { masked, valid, stamped } = scratch;
-        self.masker.feed(part, masked);
+        self.masker.feed_holding(part, hold, masked);
         if cut != Cut::Anywhere {
             self.masker.flush(masked);
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! Sink::write ─ per stream: masker → utf8 → timestamps ─┐
 //! Sink::info, section_start, … (stream 00, same way)  ──┴→ buffer ─→ Uploader ─→ GitLab
-//!                                                    offsets, limit,   PATCH, PUT
+//!  masker::joined: what is cut over streams          offsets, limit,   PATCH, PUT
 //!                                                    checksum, spill
 //! ```
 //!

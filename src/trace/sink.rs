@@ -1,10 +1,11 @@
 //! The writing side of a trace.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -12,6 +13,7 @@ use crate::time::{self, Now};
 
 use super::buffer::{Buffer, Window};
 use super::channel::{Channel, Cut};
+use super::masker::joined::{Cover, Joined, Scan};
 use super::masker::{CompiledMasks, Masker, Masks};
 use super::sections;
 
@@ -21,8 +23,8 @@ use super::sections;
 const PROMPT_AT_START: u8 = 1;
 const PROMPT_AT_SCRIPT: u8 = 2;
 
-/// Where bytes of a trace come from. Each stream is masked and made valid by itself: its bytes may be cut
-/// anywhere, but those of two streams never mix within a secret or a character.
+/// Where bytes of a trace come from. Each stream is made valid by itself: its bytes may be cut anywhere, but those of
+/// two streams never mix within a character. A secret may be cut over the two streams of one program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stream {
     /// The manager's own lines.
@@ -52,6 +54,15 @@ impl Stream {
         match self {
             Self::Executor | Self::Stdout | Self::Service { is_stderr: false, .. } => b'O',
             Self::Stderr | Self::Service { is_stderr: true, .. } => b'E',
+        }
+    }
+
+    /// The program whose standard output and error belong together, by its number. The manager's own lines come whole.
+    fn program(self) -> Option<u8> {
+        match self {
+            Self::Executor => None,
+            Self::Stdout | Self::Stderr => Some(1),
+            Self::Service { number, .. } => Some(number),
         }
     }
 
@@ -99,6 +110,8 @@ struct State {
     masks: Masks,
     compiled: CompiledMasks,
     channels: Vec<Channel>,
+    /// The streams of each program together.
+    joined: BTreeMap<u8, Joined>,
     buffer: Buffer,
     is_closed: bool,
     signals: Signals,
@@ -134,6 +147,7 @@ impl Sink {
             compiled: CompiledMasks::new(&settings.masks),
             masks: settings.masks,
             channels: Vec::new(),
+            joined: BTreeMap::new(),
             buffer: Buffer::new(settings.folder, settings.limit),
             is_closed: false,
             signals: Signals {
@@ -204,6 +218,8 @@ impl Sink {
         for channel in &mut state.channels {
             channel.replace_masks(compiled.clone());
         }
+        // What is half matched over several streams is matched by the former masks.
+        state.joined.clear();
         (state.masks, state.compiled) = (masks, compiled);
     }
 
@@ -311,10 +327,56 @@ impl State {
             self.channels.push(Channel::new(stream, self.compiled.clone(), self.timestamps));
         }
         let before = self.buffer.len();
-        if let Some(channel) = self.channels.iter_mut().find(|channel| channel.stream == stream) {
-            channel.write(bytes, cut, now.utc, &mut self.buffer);
+        if let Some(at) = self.channels.iter().position(|channel| channel.stream == stream) {
+            match stream.program() {
+                Some(program) => self.write_of_program(program, at, bytes, cut, now.utc),
+                None => self.write(at, bytes, 0, cut, now.utc),
+            }
         }
         before < self.buffer.len() && self.signals.grew(stream, now.instant)
+    }
+
+    /// A write to the stream `at` of a program that may have cut a secret over its streams.
+    fn write_of_program(&mut self, program: u8, at: usize, bytes: &[u8], cut: Cut, now: SystemTime) {
+        let joined = self.joined.entry(program).or_default();
+        let tail_of = |at: usize| self.channels.get(at).map(Channel::tail);
+        if !bytes.is_empty() && joined.last() != Some(at) {
+            joined.switch(at, joined.last().and_then(tail_of), &self.compiled);
+        }
+        let scan = if bytes.is_empty() { Scan::default() } else { joined.scan(bytes, &self.compiled) };
+        let hold = joined.hold(at);
+        if cut == Cut::End
+            && let Some(tail) = tail_of(at)
+        {
+            joined.end(at, tail, &self.compiled);
+        }
+        let (carried, rest) = bytes.split_at_checked(scan.taken).unwrap_or((bytes, &[]));
+        if !carried.is_empty() {
+            self.write_carried(program, at, carried, &scan.covers, now);
+        }
+        self.write(at, rest, hold, cut, now);
+    }
+
+    /// Bytes that decide what other streams of the program hold back, which comes out before them.
+    fn write_carried(&mut self, program: u8, at: usize, bytes: &[u8], covers: &[Cover], now: SystemTime) {
+        self.write(at, bytes, usize::MAX, Cut::Anywhere, now);
+        for cover in covers {
+            if let Some(channel) = self.channels.get_mut(cover.stream) {
+                channel.cover(cover.start, cover.end);
+            }
+        }
+        for other in (0..self.channels.len()).filter(|other| *other != at) {
+            if self.channels.get(other).is_some_and(|channel| channel.stream.program() == Some(program)) {
+                let hold = self.joined.get(&program).map_or(0, |joined| joined.hold(other));
+                self.write(other, &[], hold, Cut::Anywhere, now);
+            }
+        }
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8], hold: usize, cut: Cut, now: SystemTime) {
+        if let Some(channel) = self.channels.get_mut(at) {
+            channel.write(bytes, hold, cut, now, &mut self.buffer);
+        }
     }
 }
 

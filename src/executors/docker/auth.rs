@@ -13,9 +13,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bollard::auth::DockerCredentials;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::config::types::image_reference::ImageReference;
+use crate::decode_error::DecodeError;
+use crate::excerpt::excerpt_of_bytes;
 use crate::job::resolved::ResolvedJob;
 
 /// How long a credential helper may take.
@@ -62,7 +65,7 @@ struct HelperAnswer {
 #[derive(Debug, thiserror::Error)]
 enum SourceError {
     #[error("{0}")]
-    Json(#[from] serde_json::Error),
+    Json(#[from] DecodeError),
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("an auth value is not base64 of user:password")]
@@ -139,7 +142,7 @@ fn user_config(home: &Path) -> Option<(PathBuf, Vec<u8>)> {
 }
 
 async fn entries_of(config: &[u8], paths: &[String]) -> Result<Entries, SourceError> {
-    let config: DockerConfig = serde_json::from_slice(config)?;
+    let config: DockerConfig = decoded(config)?;
     let mut entries = BTreeMap::new();
     for (server, entry) in config.auths {
         entries.insert(registry_path(&server), credentials_of(&server, entry)?);
@@ -179,13 +182,18 @@ fn credentials_of(server: &str, entry: AuthEntry) -> Result<DockerCredentials, S
     })
 }
 
+/// A helper's answer; it may contain a secret, so nothing of it is quoted.
+fn decoded<T: DeserializeOwned>(answer: &[u8]) -> Result<T, DecodeError> {
+    Ok(serde_json::from_slice(answer)?)
+}
+
 async fn list_store(store: &str) -> Result<Vec<String>, SourceError> {
-    let servers: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&run_helper(store, "list", "").await?)?;
+    let servers: BTreeMap<String, serde_json::Value> = decoded(&run_helper(store, "list", "").await?)?;
     Ok(servers.into_keys().collect())
 }
 
 async fn ask_helper(helper: &str, server: &str) -> Result<DockerCredentials, SourceError> {
-    let answer: HelperAnswer = serde_json::from_slice(&run_helper(helper, "get", server).await?)?;
+    let answer: HelperAnswer = decoded(&run_helper(helper, "get", server).await?)?;
     let server = Some(server.to_owned());
     // A helper says by this name that the secret is a token.
     Ok(if answer.username == "<token>" {
@@ -217,11 +225,7 @@ async fn run_helper(helper: &str, verb: &str, input: &str) -> Result<Vec<u8>, So
     }
     let output = tokio::time::timeout(HELPER_LIMIT, child.wait_with_output()).await;
     let output = output.map_err(|_| failed("no answer in time".to_owned()))??;
-    if output.status.success() {
-        Ok(output.stdout)
-    } else {
-        Err(failed(String::from_utf8_lossy(&output.stdout).trim().to_owned()))
-    }
+    if output.status.success() { Ok(output.stdout) } else { Err(failed(excerpt_of_bytes(&output.stdout))) }
 }
 
 /// An entry's key as a path: of a URL only the host, else with its namespaces.

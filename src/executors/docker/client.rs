@@ -15,7 +15,7 @@ use bollard::{BollardRequest, ClientVersion, Docker};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -27,6 +27,7 @@ use super::errors;
 use super::multiplexed::Multiplexed;
 use crate::detached::session::BoxStream;
 use crate::error_chain::Chain;
+use crate::excerpt::{excerpt, excerpt_of_bytes};
 use crate::executors::access::{AccessError, EngineDialer, InstanceAccess};
 use crate::fleeting::connector::DockerEndpoint;
 use crate::job::failure::Fault;
@@ -37,6 +38,9 @@ const HOST: &str = "http://internal.tunnel.invalid";
 /// How long the engine may take to begin its answer. Starting a container on a busy machine takes
 /// seconds; more than this is a hang.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+
+/// The most that is read of an engine's refusal, which is a sentence.
+const REFUSAL_LIMIT: usize = 64 * 1024;
 
 /// How long the engine may take to hand a stream over. It does so before it starts anything.
 const HIJACK_LIMIT: Duration = Duration::from_secs(30);
@@ -147,8 +151,10 @@ impl Engine {
             if status == StatusCode::SWITCHING_PROTOCOLS || status == StatusCode::OK {
                 return Ok(hyper::upgrade::on(response).await?);
             }
-            let body = response.into_body().collect().await?.to_bytes();
-            Err(HijackError::Refused { status, message: message_of(&body) })
+            let body = Limited::new(response.into_body(), REFUSAL_LIMIT).collect().await;
+            let message =
+                body.map_or_else(|_| format!("the engine answered {status}"), |body| message_of(&body.to_bytes()));
+            Err(HijackError::Refused { status, message })
         };
         let mut connection = std::pin::pin!(connection.with_upgrades());
         let mut exchange = std::pin::pin!(exchange);
@@ -169,8 +175,7 @@ fn message_of(body: &[u8]) -> String {
     struct Refusal {
         message: String,
     }
-    serde_json::from_slice::<Refusal>(body)
-        .map_or_else(|_| String::from_utf8_lossy(body).trim().to_owned(), |refusal| refusal.message)
+    serde_json::from_slice::<Refusal>(body).map_or_else(|_| excerpt_of_bytes(body), |refusal| excerpt(refusal.message))
 }
 
 /// Opens streams to the engine, over a new connection to the instance where the last one is lost.

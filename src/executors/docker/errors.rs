@@ -3,7 +3,9 @@
 use bollard::errors::Error;
 
 use super::helper_volume::AGENT_PATH;
+use crate::decode_error::DecodeError;
 use crate::error_chain::Chain;
+use crate::excerpt::excerpt;
 use crate::job::failure::{FailureReason, Fault};
 
 /// The engine's status code, where it answered.
@@ -11,14 +13,19 @@ pub(crate) fn status(error: &Error) -> Option<u16> {
     if let Error::DockerResponseServerError { status_code, .. } = error { Some(*status_code) } else { None }
 }
 
-/// The engine's own words, or why there are none.
+/// The engine's own words, as far as they are worth showing, or why there are none. Of an answer that cannot be decoded
+/// nothing is quoted.
 pub(crate) fn message(error: &Error) -> String {
     if let Error::DockerResponseServerError { message, .. } = error {
-        format!("Error response from daemon: {message}")
+        excerpt(format!("Error response from daemon: {message}"))
     } else if let Error::DockerStreamError { error } = error {
-        error.clone()
+        excerpt(error.as_str())
+    } else if let Error::JsonDataError { column, .. } = error {
+        format!("an answer of the Docker Engine cannot be decoded at column {column}")
+    } else if let Error::JsonSerdeError { err } = error {
+        format!("an answer of the Docker Engine cannot be decoded: {}", DecodeError::from(err))
     } else {
-        Chain(error).to_string()
+        excerpt(Chain(error).to_string())
     }
 }
 
@@ -103,6 +110,27 @@ mod tests {
 
     fn refused(status_code: u16) -> Error {
         Error::DockerResponseServerError { status_code, message: "no".to_owned() }
+    }
+
+    #[test]
+    fn answer_that_cannot_be_decoded_is_not_quoted() {
+        let err = serde_json::from_str::<u32>("\"hunter2\"").unwrap_err();
+        let message_of_json = err.to_string();
+        for error in [Error::JsonSerdeError { err }, Error::JsonDataError { message: message_of_json, column: 3 }] {
+            assert!(error.to_string().contains("hunter2"));
+            assert!(!message(&error).contains("hunter2") && message(&error).contains("column"), "{}", message(&error));
+        }
+    }
+
+    #[test]
+    fn long_words_of_an_engine_are_cut() {
+        let said = "no ".repeat(1 << 20);
+        for error in [
+            Error::DockerResponseServerError { status_code: 500, message: said.clone() },
+            Error::DockerStreamError { error: said },
+        ] {
+            assert!(message(&error).len() < 3_000 && message(&error).contains("cut"));
+        }
     }
 
     #[test]

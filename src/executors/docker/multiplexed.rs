@@ -123,6 +123,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Multiplexed<S> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
@@ -151,6 +152,46 @@ mod tests {
             let mut read = Vec::new();
             Multiplexed::new(stream).read_to_end(&mut read).await.unwrap();
             assert_eq!(read, [b"warn out ".as_slice(), MAGIC, b"\0frames"].concat(), "in pieces of {piece}");
+        }
+    }
+
+    proptest! {
+        /// Whatever the engine sends, reading ends, gives nothing that was not sent, and keeps nothing of it.
+        #[test]
+        fn any_bytes_of_an_engine_are_read_to_their_end(
+            bytes in prop::collection::vec(prop_oneof![3 => 0_u8..4, 1 => any::<u8>()], 0..400),
+            piece in 1_usize..50,
+        ) {
+            let mut unwrapped = Multiplexed::new(tokio_test_stream(&bytes, piece));
+            let mut read = Vec::new();
+            futures_util::FutureExt::now_or_never(unwrapped.read_to_end(&mut read)).unwrap().unwrap();
+            prop_assert!(read.len() <= bytes.len().saturating_sub(HEADER));
+            prop_assert!(unwrapped.tail.len() < MAGIC.len());
+        }
+
+        #[test]
+        fn frames_of_an_engine_come_out_in_order_from_any_pieces(
+            frames in prop::collection::vec((1_u8..3, prop::collection::vec(any::<u8>(), 0..60)), 0..12),
+            piece in 1_usize..50,
+        ) {
+            let sent: Vec<u8> = frames.iter().flat_map(|(kind, body)| frame(*kind, body)).collect();
+            let mut read = Vec::new();
+            let mut unwrapped = Multiplexed::new(tokio_test_stream(&sent, piece));
+            futures_util::FutureExt::now_or_never(unwrapped.read_to_end(&mut read)).unwrap().unwrap();
+            prop_assert_eq!(read, frames.into_iter().flat_map(|(_, body)| body).collect::<Vec<u8>>());
+        }
+    }
+
+    #[tokio::test]
+    async fn length_of_gigabytes_takes_no_memory_before_the_bytes_come() {
+        for kind in [1, 2] {
+            let mut sent = [frame(1, MAGIC), frame(kind, b"few")].concat();
+            let at = sent.len() - 7;
+            sent[at..at + 4].copy_from_slice(&u32::MAX.to_be_bytes());
+            let mut unwrapped = Multiplexed::new(tokio_test_stream(&sent, 4096));
+            let mut read = Vec::new();
+            unwrapped.read_to_end(&mut read).await.unwrap();
+            assert!(read.starts_with(MAGIC) && read.capacity() < 64 * 1024, "{}", read.capacity());
         }
     }
 

@@ -22,6 +22,7 @@ use super::channel::{self, ByteStream, ClosedBy, EVENTS, Writer};
 use super::error::{DialError, ExecError};
 use super::host_keys::{HostKey, HostKeys, Verdict};
 use super::wire::Wire;
+use crate::excerpt::excerpt;
 use crate::fleeting::group::{ConnectInfo, KeyMaterial};
 use crate::ids::InstanceId;
 
@@ -433,7 +434,7 @@ impl client::Handler for Handler {
 
     async fn disconnected(&mut self, reason: DisconnectReason<russh::Error>) -> Result<(), russh::Error> {
         let reason = match reason {
-            DisconnectReason::ReceivedDisconnect(info) => format!("closed by the instance: {}", info.message),
+            DisconnectReason::ReceivedDisconnect(info) => excerpt(format!("closed by the instance: {}", info.message)),
             DisconnectReason::Error(russh::Error::KeepaliveTimeout) => "no answer to keepalives".to_owned(),
             DisconnectReason::Error(error) => error.to_string(),
         };

@@ -253,7 +253,7 @@ impl Agent {
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
         }
-        while let Some(frame) = wire::take_frame(&mut self.input)? {
+        while let Some(frame) = wire::take_from_manager(&mut self.input)? {
             match frame {
                 Frame::Request(request) => self.handle(request)?,
                 // Only the agent sends these; one that comes back is not ours to judge.

@@ -80,6 +80,14 @@ impl Automaton {
         self.root[byte as usize]
     }
 
+    /// The node of the same text's last `most` bytes, as far as what may follow is concerned.
+    pub(super) fn within(&self, mut node: NodeId, most: usize) -> NodeId {
+        while self.hold(node) > most {
+            node = self.nodes[node as usize].fail;
+        }
+        node
+    }
+
     /// How many of the last bytes could still become a phrase or a prefix.
     pub(super) fn hold(&self, node: NodeId) -> usize {
         self.nodes[node as usize].hold as usize

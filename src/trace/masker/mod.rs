@@ -8,8 +8,14 @@
 //!
 //! A byte is held back only while it could still become part of a phrase or a token prefix. What comes out
 //! does not depend on how the input was cut. Pure: no clock, no I/O, no lock.
+//!
+//! A secret is masked where its bytes follow each other in one stream, and where they do so in the order in which the
+//! bytes of a program's streams arrive ([`joined`]). Two limits: what a stage's end has brought out of a secret stays
+//! visible, and only the rest that comes in a later stage is masked; and lines of the manager between two parts of a
+//! secret do not make it another secret, but bytes of the job do.
 
 mod automaton;
+pub(super) mod joined;
 mod spans;
 mod url;
 
@@ -18,6 +24,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use self::automaton::{Automaton, NodeId, ROOT};
+use self::joined::Tail;
 use self::spans::{MARK, Piece, Span, Spans};
 use self::url::Url;
 
@@ -143,6 +150,12 @@ impl Masker {
 
     /// Takes the next bytes and appends to `out` all that is decided.
     pub fn feed(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
+        self.feed_holding(chunk, 0, out);
+    }
+
+    /// As [`Masker::feed`], but at least the last `hold` bytes stay undecided: they could be part of a secret that is
+    /// cut over several streams.
+    pub(super) fn feed_holding(&mut self, chunk: &[u8], hold: usize, out: &mut Vec<u8>) {
         let masks = self.masks.clone();
         let automaton = &*masks.0;
         let held = self.held.len();
@@ -157,10 +170,10 @@ impl Masker {
             self.step(automaton, byte, held + at);
             at += 1;
             if self.spans.len() > WAITING_SPANS {
-                self.write(automaton, chunk, &mut written, held + at, out);
+                self.write(hold.max(automaton.hold(self.node)), chunk, &mut written, held + at, out);
             }
         }
-        self.write(automaton, chunk, &mut written, held + chunk.len(), out);
+        self.write(hold.max(automaton.hold(self.node)), chunk, &mut written, held + chunk.len(), out);
         self.keep(chunk, written);
     }
 
@@ -192,6 +205,17 @@ impl Masker {
         self.spans.merge(found);
         self.node = node;
         self.masks = masks;
+    }
+
+    /// Masks bytes that are held back: from `start` up to, not including, `end`, both counted backwards from the last.
+    pub(super) fn cover(&mut self, start: usize, end: usize) {
+        let held = self.held.len();
+        self.spans.merge(vec![Span { start: held.saturating_sub(start), end: held.saturating_sub(end) }]);
+    }
+
+    /// Where the last byte stands.
+    pub(super) fn tail(&self) -> Tail {
+        Tail { node: self.node, token: self.token, url: self.url }
     }
 
     /// How many bytes are held back.
@@ -235,10 +259,10 @@ impl Masker {
         }
     }
 
-    /// Writes what is decided of the first `seen` bytes.
-    fn write(&mut self, automaton: &Automaton, chunk: &[u8], written: &mut usize, seen: usize, out: &mut Vec<u8>) {
+    /// Writes what is decided of the first `seen` bytes: all but the last `hold`.
+    fn write(&mut self, hold: usize, chunk: &[u8], written: &mut usize, seen: usize, out: &mut Vec<u8>) {
         let held = &self.held;
-        let decided = seen - automaton.hold(self.node);
+        let decided = seen.saturating_sub(hold);
         self.spans.write(*written, decided, |piece| match piece {
             Piece::Mark => out.extend_from_slice(MARK),
             Piece::Text(Span { start, end }) => {

@@ -84,8 +84,45 @@ fn the_end_of_a_stage_brings_out_what_was_held_back() {
     sink.write(Stream::Stdout, b"sec");
     assert_eq!(text(&sink), "");
     sink.flush_stream(Stream::Stdout);
-    sink.write(Stream::Stdout, b"ret");
-    assert_eq!(text(&sink), "secret");
+    sink.write(Stream::Stdout, b"re");
+    assert_eq!(text(&sink), "sec");
+    sink.write(Stream::Stdout, b"Xt");
+    assert_eq!(text(&sink), "secreXt");
+}
+
+#[test]
+fn of_a_secret_that_is_cut_by_a_stages_end_the_rest_is_masked() {
+    let sink = sink();
+    sink.add_masks(["secret"]);
+    sink.write(Stream::Stdout, b"a sec");
+    sink.flush_stream(Stream::Stdout);
+    sink.flush_stream(Stream::Stderr);
+    sink.plain("after_script");
+    sink.write(Stream::Stderr, b"re");
+    sink.write(Stream::Stdout, b"t b\n");
+    assert_eq!(text(&sink), "a sec\x1b[0Kafter_script\x1b[0;m\n[MASKED][MASKED] b\n");
+}
+
+#[test]
+fn secret_that_is_cut_over_two_streams_is_masked_with_and_without_timestamps() {
+    for timestamps in [false, true] {
+        for (writes, expected) in [
+            (&[(Stream::Stdout, "a sec"), (Stream::Stderr, "ret b\n")][..], "a [MASKED] b\n[MASKED]"),
+            (&[(Stream::Stderr, "sec"), (Stream::Stdout, "re"), (Stream::Stderr, "t\n")], "[MASKED][MASKED]\n"),
+            (&[(Stream::Stdout, "sec"), (Stream::Service { number: 15, is_stderr: false }, "ret\n")], "ret\nsec"),
+        ] {
+            let sink = Sink::new(settings(timestamps));
+            sink.add_masks(["secret"]);
+            writes.iter().for_each(|(stream, text)| sink.write(*stream, text.as_bytes()));
+            sink.close();
+            let text = text(&sink);
+            if timestamps {
+                assert_eq!(text.contains("sec"), expected.contains("sec"), "{text}");
+            } else {
+                assert_eq!(text, expected);
+            }
+        }
+    }
 }
 
 #[test]
