@@ -1,6 +1,6 @@
 //! `cache-extractor`: gets the archive where it is newer than the local one, and extracts it.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ pub(in crate::helper) fn extract(
             Err(error) => return Err(Failure::fatal(&error)),
         }
     }
-    let archive = match File::open(&file) {
+    let archive = match archive::open_regular(&file) {
         Ok(archive) => archive,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             console.warning("Cache file does not exist");
@@ -65,7 +65,7 @@ pub(in crate::helper) fn extract(
         }
         Err(error) => return Err(Failure::fatal(&error)),
     };
-    archive::extract(archive, environment.folder()).map_err(|error| Failure::fatal(&error))
+    archive::extract(archive, environment.folder(), args.max_extracted_size).map_err(|error| Failure::fatal(&error))
 }
 
 /// A place where the archive may be.
