@@ -73,5 +73,6 @@ fn runner_script(runner: &ServedRunner) -> RunnerScript {
         safe_directory_checkout: config.safe_directory_checkout.unwrap_or_else(|| !runner.executor.is_shared()),
         artifact_upload_timeout: config.artifact.upload_timeout,
         artifact_response_header_timeout: config.artifact.response_header_timeout,
+        max_extracted_size: config.max_extracted_size,
     }
 }

@@ -82,6 +82,18 @@ pub struct RunnerScript {
     pub safe_directory_checkout: bool,
     pub artifact_upload_timeout: Duration,
     pub artifact_response_header_timeout: Duration,
+    /// Bytes that one archive may expand to; 0 is the free disk space. A job's variables cannot raise it.
+    pub max_extracted_size: u64,
+}
+
+impl RunnerScript {
+    /// Arguments of the helper's commands that extract archives.
+    fn extract_arguments(&self) -> Vec<String> {
+        match self.max_extracted_size {
+            0 => Vec::new(),
+            size => vec!["--max-extracted-size".to_owned(), size.to_string()],
+        }
+    }
 }
 
 impl Default for RunnerScript {
@@ -97,6 +109,7 @@ impl Default for RunnerScript {
             safe_directory_checkout: false,
             artifact_upload_timeout: Duration::from_secs(3600),
             artifact_response_header_timeout: Duration::from_secs(600),
+            max_extracted_size: 0,
         }
     }
 }

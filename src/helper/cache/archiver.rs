@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::extractor::base_name;
 use super::remote::{Remote, RemoteError, clean_url};
-use super::{NOT_SERVED, time_limit, with_env_file, write_metadata};
+use super::{NOT_SERVED, modified, time_limit, with_env_file, write_metadata};
 use crate::helper::archive::{self, Compression, Format};
 use crate::helper::cli::CacheArchiverArgs;
 use crate::helper::console::{Console, Level};
@@ -55,7 +55,7 @@ pub(in crate::helper) fn archive(
 
 /// Whether no selected file is newer than the archive.
 fn is_current(file: &Path, selection: &Selection) -> bool {
-    match fs::metadata(file).and_then(|metadata| metadata.modified()) {
+    match modified(file) {
         Ok(made) => selection.entries().all(|(_, entry)| entry.modified <= made),
         Err(_) => false,
     }

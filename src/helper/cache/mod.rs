@@ -10,6 +10,7 @@ use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::archive::open_regular;
 use super::console::Console;
@@ -61,6 +62,11 @@ fn write_metadata<'a>(file: &Path, metadata: impl Iterator<Item = (&'a str, &'a 
     if let Err(error) = replace(&path, text.as_bytes()) {
         console.warning(&format!("writing {}: {error}", path.display()));
     }
+}
+
+/// When an archive was made. A link or a pipe in its place is no archive.
+fn modified(file: &Path) -> io::Result<SystemTime> {
+    open_regular(file)?.metadata()?.modified()
 }
 
 /// Puts a new file in the place of any other: the job may have left a link there.

@@ -165,6 +165,31 @@ fn an_archive_expands_to_no_more_than_the_limit() {
     extract(file_with(&archive), &place.inner(), Some(0)).unwrap();
 }
 
+#[test]
+fn a_folder_that_becomes_a_link_after_it_was_selected_is_not_read_by_root() {
+    let outer = tempfile::tempdir().unwrap();
+    let root = outer.path().join("project");
+    fs::create_dir_all(root.join("d")).unwrap();
+    fs::create_dir(outer.path().join("outside")).unwrap();
+    for folder in ["project/d", "outside"] {
+        fs::write(outer.path().join(folder).join("f"), folder).unwrap();
+        symlink(folder, outer.path().join(folder).join("l")).unwrap();
+    }
+    let selection = selection(&root, &["d"]);
+    if selection.reach() == crate::helper::selection::Reach::Anywhere {
+        return;
+    }
+    fs::rename(root.join("d"), root.join("moved")).unwrap();
+    symlink("../outside", root.join("d")).unwrap();
+    let (console, _) = Written::console();
+    for format in [Format::Zip, Format::Gzip] {
+        let mut out = Vec::new();
+        let outcome = write(&selection, format, Compression::Fastest, &mut out, &console);
+        assert!(matches!(outcome, Err(ArchiveError::Read { .. })), "{format:?} {outcome:?}");
+        assert!(!out.windows(7).any(|bytes| bytes == b"outside"), "{format:?}");
+    }
+}
+
 /// A folder of its own file system, 1 MiB with 64 inodes; `None` where this user may not mount.
 fn small_disk(run: &str) -> bool {
     let script = format!("mount -t tmpfs -o size=1m,nr_inodes=64 none /mnt && {run}");
