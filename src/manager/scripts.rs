@@ -74,5 +74,6 @@ fn runner_script(runner: &ServedRunner) -> RunnerScript {
         artifact_upload_timeout: config.artifact.upload_timeout,
         artifact_response_header_timeout: config.artifact.response_header_timeout,
         artifact_redirect_hosts: config.artifact.redirect_hosts.clone(),
+        max_extracted_size: config.max_extracted_size,
     }
 }

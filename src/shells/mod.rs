@@ -84,6 +84,18 @@ pub struct RunnerScript {
     pub artifact_response_header_timeout: Duration,
     /// Where an upload may be redirected to besides the server's own host.
     pub artifact_redirect_hosts: Vec<String>,
+    /// Bytes that one archive may expand to; 0 is the free disk space. A job's variables cannot raise it.
+    pub max_extracted_size: u64,
+}
+
+impl RunnerScript {
+    /// Arguments of the helper's commands that extract archives.
+    fn extract_arguments(&self) -> Vec<String> {
+        match self.max_extracted_size {
+            0 => Vec::new(),
+            size => vec!["--max-extracted-size".to_owned(), size.to_string()],
+        }
+    }
 }
 
 impl Default for RunnerScript {
@@ -100,6 +112,7 @@ impl Default for RunnerScript {
             artifact_upload_timeout: Duration::from_secs(3600),
             artifact_response_header_timeout: Duration::from_secs(600),
             artifact_redirect_hosts: Vec::new(),
+            max_extracted_size: 0,
         }
     }
 }

@@ -27,6 +27,8 @@ section! {
         request_concurrency: i64,
         strict_check_interval: bool,
         output_limit: i64,
+        /// Not a key of the reference.
+        max_extracted_size: i64,
         unhealthy_requests_limit: i64,
         unhealthy_interval: GoDuration,
         job_status_final_update_retry_limit: i64,

@@ -21,7 +21,8 @@ pub(crate) fn resolve(raw: Option<&raw::Cache>, context: &mut Context<'_>) -> Ca
     }
 }
 
-fn max_size(value: &Option<At<i64>>, context: &mut Context<'_>) -> u64 {
+/// Bytes; an absent value is 0.
+pub(super) fn max_size(value: &Option<At<i64>>, context: &mut Context<'_>) -> u64 {
     let Some(value) = value else { return 0 };
     u64::try_from(value.value).unwrap_or_else(|_| {
         context.error(&value.spot, format!("it cannot be negative: {}", value.value));

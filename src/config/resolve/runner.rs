@@ -51,6 +51,7 @@ fn resolve(raw: &raw::Runner, globals: &Labels, unknown: UnknownExecutor, contex
         limit: context.limit(&raw.limit),
         request_concurrency: context.positive_count_or(&raw.request_concurrency, 1),
         strict_check_interval: flag(&raw.strict_check_interval),
+        max_extracted_size: cache::max_size(&raw.max_extracted_size, context),
         output_limit: u64::from(context.positive_count_or(&raw.output_limit, DEFAULT_OUTPUT_LIMIT)) * 1024,
         unhealthy_requests_limit: context.positive_count_or(&raw.unhealthy_requests_limit, 3),
         unhealthy_interval: context.duration_or(&raw.unhealthy_interval, Duration::from_secs(3600)),

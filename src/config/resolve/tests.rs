@@ -215,6 +215,12 @@ shutdown_timeout = 0
 }
 
 #[test]
+fn extracted_archives_are_limited_to_the_free_disk_space_or_a_number_of_bytes() {
+    assert_eq!(runner("", "").max_extracted_size, 0);
+    assert_eq!(runner("max_extracted_size = 5000000000", "").max_extracted_size, 5_000_000_000);
+}
+
+#[test]
 fn absent_keys_of_a_runner_have_the_defaults_of_the_reference() {
     let runner = runner("", "");
     assert_eq!((runner.limit, runner.request_concurrency, runner.output_limit), (0, 1, 4096 * 1024));

@@ -37,6 +37,8 @@ pub struct Runner {
     pub strict_check_interval: bool,
     /// Bytes of a job's trace.
     pub output_limit: u64,
+    /// Bytes that one archive of a cache or of artifacts may expand to; 0 is the free disk space.
+    pub max_extracted_size: u64,
     /// Failed requests in a row before a pause; at least 1.
     pub unhealthy_requests_limit: u32,
     /// How long such a pause may last.

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use flate2::GzBuilder;
 
-use super::{ArchiveError, Compression, copy, open};
+use super::source::Source;
+use super::{ArchiveError, Compression, copy};
 use crate::helper::calendar::unix_seconds;
 use crate::helper::console::Console;
 use crate::helper::selection::{Kind, Selection};
@@ -20,8 +21,9 @@ pub(super) fn write(
     console: &Console,
 ) -> Result<(), ArchiveError> {
     let mut out = BufWriter::new(out);
+    let mut source = Source::new(selection, console)?;
     for (name, entry) in selection.entries().filter(|(_, entry)| entry.kind == Kind::File) {
-        let Some((mut file, size)) = open(selection, name, console)? else { continue };
+        let Some((mut file, size)) = source.file(name)? else { continue };
         let base = Path::new(name).file_name().unwrap_or(name);
         let mut member = GzBuilder::new()
             .filename(header_text(base))

@@ -4,22 +4,27 @@
 //! Formats: zip for archives and caches, gzip and raw for reports. Those of Zstandard are known by name and
 //! refused.
 
+mod beneath;
+mod budget;
 mod extract;
 mod gzip;
 mod raw;
+mod source;
+mod target;
 mod zip_writer;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 use super::console::Console;
 use super::selection::Selection;
 
+pub(super) use beneath::{Beneath, Resolver};
 pub(super) use extract::extract;
+pub(super) use source::open_regular;
 
 /// How much of a file is read at once.
 const COPY_BUFFER: usize = 128 << 10;
@@ -119,32 +124,9 @@ pub(super) fn write(
     }
 }
 
-/// A selected file, opened, with its size now. `None` where it has gone since, which is said: a job's
-/// processes may still be at work.
-fn open(selection: &Selection, name: &std::ffi::OsStr, console: &Console) -> Result<Option<(File, u64)>, ArchiveError> {
-    let path = selection.root().join(name);
-    // What has become a link is not followed, and what has become a pipe is not waited for.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(&path, flags, Mode::empty()).map(File::from).map_err(io::Error::from);
-    match opened.and_then(|file| Ok((file.metadata()?, file))) {
-        Ok((metadata, file)) if metadata.is_file() => Ok(Some((file, metadata.len()))),
-        Ok(_) => {
-            console.warning(&format!("{}: is no regular file any more, left out", name.display()));
-            Ok(None)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            console.warning(&format!("{}: is gone, left out", name.display()));
-            Ok(None)
-        }
-        Err(source) => Err(ArchiveError::Read { path: name.into(), source }),
-    }
-}
-
 /// Copies at most `limit` bytes, so that a file that grows meanwhile ends; a read and a write error are
 /// told apart.
 fn copy(name: &std::ffi::OsStr, from: &mut File, limit: u64, to: &mut impl Write) -> Result<(), ArchiveError> {
-    use std::io::Read;
-
     let mut buffer = vec![0; usize::try_from(limit).unwrap_or(COPY_BUFFER).clamp(1, COPY_BUFFER)];
     let mut from = from.take(limit);
     loop {

@@ -114,7 +114,7 @@ fn what_is_archived_is_extracted_alike() {
     {
         let bytes = archived(root.path(), &["dir"], Format::Zip, compression);
         let target = tempfile::tempdir().unwrap();
-        extract(file_with(&bytes), target.path()).unwrap();
+        extract(file_with(&bytes), target.path(), None).unwrap();
         assert_eq!(described(target.path()), described(root.path()), "{compression:?}");
     }
 }
@@ -184,7 +184,7 @@ fn we_read_archives_of_other_programs() {
         Command::new("zip").args(["-q", "-r", "-y"]).arg(&zip).arg("dir").current_dir(root.path()).status().unwrap();
     assert!(status.success());
     let target = tempfile::tempdir().unwrap();
-    extract(File::open(&zip).unwrap(), target.path()).unwrap();
+    extract(File::open(&zip).unwrap(), target.path(), None).unwrap();
     assert_eq!(described(target.path()), described(root.path()));
 }
 
@@ -195,7 +195,8 @@ fn names_that_are_no_utf8_survive() {
     fs::create_dir(root.path().join("dir")).unwrap();
     fs::write(root.path().join(&name), "x").unwrap();
     let target = tempfile::tempdir().unwrap();
-    extract(file_with(&archived(root.path(), &["dir"], Format::Zip, Compression::Default)), target.path()).unwrap();
+    extract(file_with(&archived(root.path(), &["dir"], Format::Zip, Compression::Default)), target.path(), None)
+        .unwrap();
     assert_eq!(fs::read(target.path().join(&name)).unwrap(), b"x");
 }
 
@@ -203,7 +204,8 @@ fn names_that_are_no_utf8_survive() {
 fn an_empty_selection_is_an_empty_archive() {
     let root = tempfile::tempdir().unwrap();
     let target = tempfile::tempdir().unwrap();
-    extract(file_with(&archived(root.path(), &["none"], Format::Zip, Compression::Default)), target.path()).unwrap();
+    extract(file_with(&archived(root.path(), &["none"], Format::Zip, Compression::Default)), target.path(), None)
+        .unwrap();
     assert!(described(target.path()).is_empty());
 }
 
@@ -214,7 +216,7 @@ fn pipes_are_left_out_of_archives() {
         .unwrap();
     fs::write(root.path().join("a"), "x").unwrap();
     let target = tempfile::tempdir().unwrap();
-    extract(file_with(&archived(root.path(), &["*"], Format::Zip, Compression::Default)), target.path()).unwrap();
+    extract(file_with(&archived(root.path(), &["*"], Format::Zip, Compression::Default)), target.path(), None).unwrap();
     assert_eq!(described(target.path()).len(), 1);
 }
 
@@ -246,7 +248,7 @@ fn existing_files_and_links_are_replaced_and_not_written_into() {
     fs::write(target.join("link"), "was a file").unwrap();
     fs::write(root.path().join("file"), "new").unwrap();
     symlink("file", root.path().join("link")).unwrap();
-    extract(file_with(&archived(root.path(), &["*"], Format::Zip, Compression::Default)), &target).unwrap();
+    extract(file_with(&archived(root.path(), &["*"], Format::Zip, Compression::Default)), &target, None).unwrap();
     assert_eq!(fs::read_to_string(outer.path().join("outside")).unwrap(), "old");
     assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "new");
     assert_eq!(fs::read_link(target.join("link")).unwrap(), Path::new("file"));
@@ -258,7 +260,7 @@ fn nothing_is_extracted_outside_of_the_folder() {
         let outer = tempfile::tempdir().unwrap();
         let target = outer.path().join("project");
         fs::create_dir(&target).unwrap();
-        let error = extract(file_with(&zip_of(&[(name, 0o100_644, "evil")])), &target).unwrap_err();
+        let error = extract(file_with(&zip_of(&[(name, 0o100_644, "evil")])), &target, None).unwrap_err();
         assert!(error.to_string().contains("leads outside of the target folder"), "{name}: {error}");
         assert_eq!(described(outer.path()).len(), 1, "{name}");
     }
@@ -267,7 +269,8 @@ fn nothing_is_extracted_outside_of_the_folder() {
 #[test]
 fn absolute_names_begin_at_the_folder() {
     let target = tempfile::tempdir().unwrap();
-    extract(file_with(&zip_of(&[("/etc/x", 0o100_644, "1"), ("./a//b/../c", 0o100_644, "2")])), target.path()).unwrap();
+    extract(file_with(&zip_of(&[("/etc/x", 0o100_644, "1"), ("./a//b/../c", 0o100_644, "2")])), target.path(), None)
+        .unwrap();
     assert_eq!(fs::read_to_string(target.path().join("etc/x")).unwrap(), "1");
     assert_eq!(fs::read_to_string(target.path().join("a/c")).unwrap(), "2");
 }
@@ -280,7 +283,7 @@ fn entries_do_not_go_through_links() {
         [("d/evil-of-the-test", 0o100_644, "evil"), ("d", 0o120_777, "/tmp")],
     ] {
         let target = tempfile::tempdir().unwrap();
-        assert!(extract(file_with(&zip_of(&entries)), target.path()).is_err());
+        assert!(extract(file_with(&zip_of(&entries)), target.path(), None).is_err());
         assert!(!Path::new("/tmp/evil-of-the-test").exists());
     }
     // A link that was there before.
@@ -290,10 +293,10 @@ fn entries_do_not_go_through_links() {
     symlink("..", target.join("up")).unwrap();
     symlink(".", target.join("here")).unwrap();
     for name in ["up/evil", "up/new/evil", "up/new/"] {
-        let error = extract(file_with(&zip_of(&[(name, 0o100_644, "")])), &target).unwrap_err();
+        let error = extract(file_with(&zip_of(&[(name, 0o100_644, "")])), &target, None).unwrap_err();
         assert!(error.to_string().contains("leads outside"), "{error}");
     }
-    extract(file_with(&zip_of(&[("here/fine", 0o100_644, "")])), &target).unwrap();
+    extract(file_with(&zip_of(&[("here/fine", 0o100_644, "")])), &target, None).unwrap();
     assert!(target.join("fine").exists() && !outer.path().join("evil").exists() && !outer.path().join("new").exists());
 }
 
@@ -302,7 +305,7 @@ fn broken_and_foreign_archives_are_refused() {
     let target = tempfile::tempdir().unwrap();
     let whole = zip_of(&[("a", 0o100_644, "some text, some text, some text")]);
     let refused = |bytes: &[u8]| {
-        let error = extract(file_with(bytes), target.path()).unwrap_err();
+        let error = extract(file_with(bytes), target.path(), None).unwrap_err();
         crate::error_chain::Chain(&error).to_string()
     };
     assert_eq!(refused(b"\x1f\x8b\x08\x00"), "\"gzip\" format: unsupported archive format");
@@ -392,3 +395,5 @@ fn zip_of(entries: &[(&str, u32, &str)]) -> Vec<u8> {
     }
     archive.finish().unwrap().into_inner()
 }
+
+mod hostile;

@@ -10,7 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use zip::write::{ExtendedFileOptions, FileOptions, FullFileOptions, StreamWriter};
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-use super::{ArchiveError, Compression, copy, open};
+use super::source::Source;
+use super::{ArchiveError, Compression, copy};
 use crate::helper::calendar::{Civil, unix_seconds};
 use crate::helper::console::Console;
 use crate::helper::selection::{Entry, Kind, Selection};
@@ -34,8 +35,9 @@ pub(super) fn write(
     let mut failed = false;
     let guarded = Guarded { inner: BufWriter::with_capacity(WRITE_BUFFER, out), failed: &mut failed };
     let mut archive = ZipWriter::new_stream(guarded);
+    let mut source = Source::new(selection, console)?;
     for (name, entry) in selection.entries() {
-        add(&mut archive, selection, name, entry, compression, console)?;
+        add(&mut archive, &mut source, name, entry, compression)?;
     }
     let mut out = archive.finish().map_err(ArchiveError::Zip)?.into_inner();
     out.flush().map_err(ArchiveError::Write)
@@ -45,11 +47,10 @@ type Archive<'a, W> = ZipWriter<StreamWriter<Guarded<'a, W>>>;
 
 fn add<W: Write>(
     archive: &mut Archive<'_, W>,
-    selection: &Selection,
+    source: &mut Source<'_>,
     name: &OsStr,
     entry: &Entry,
     compression: Compression,
-    console: &Console,
 ) -> Result<(), ArchiveError> {
     let options = options(entry).map_err(ArchiveError::Zip)?;
     match entry.kind {
@@ -61,17 +62,13 @@ fn add<W: Write>(
             None => Ok(()),
         },
         Kind::Symlink => {
-            let target = match std::fs::read_link(selection.root().join(name)) {
-                Ok(target) => target,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(source) => return Err(ArchiveError::Read { path: name.into(), source }),
-            };
+            let Some(target) = source.link(name)? else { return Ok(()) };
             let options = options.compression_method(CompressionMethod::Stored).name(name.as_bytes());
             archive.start_file_with_options(options).map_err(ArchiveError::Zip)?;
-            archive.write_all(target.as_os_str().as_bytes()).map_err(ArchiveError::Write)
+            archive.write_all(target.as_bytes()).map_err(ArchiveError::Write)
         }
         Kind::File => {
-            let Some((mut file, size)) = open(selection, name, console)? else { return Ok(()) };
+            let Some((mut file, size)) = source.file(name)? else { return Ok(()) };
             let (method, level) = method(compression);
             let options = options
                 .compression_method(method)

@@ -1,6 +1,5 @@
 //! `artifacts-downloader`: fetches a job's archive into a temporary file and extracts it into the project.
 
-use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -71,11 +70,7 @@ pub(super) fn run(
         console.line(Level::Warning, "Retrying...", &fields);
         patience.wait(args.retry.retry_time.max(wish));
     }
-    extract(file, environment)
-}
-
-fn extract(archive: File, environment: &Environment) -> Result<(), Failure> {
-    archive::extract(archive, environment.folder()).map_err(|error| Failure::fatal(&error))
+    archive::extract(file, environment.folder(), args.max_extracted_size).map_err(|error| Failure::fatal(&error))
 }
 
 /// Says what came of a try, and returns the problem where there was one.

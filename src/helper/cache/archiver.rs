@@ -1,13 +1,13 @@
 //! `cache-archiver`: makes the archive anew where a file is newer, and uploads it where a URL is given.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use super::extractor::base_name;
 use super::remote::{Remote, RemoteError, clean_url};
-use super::{NOT_SERVED, time_limit, with_env_file, write_metadata};
+use super::{NOT_SERVED, modified, time_limit, with_env_file, write_metadata};
 use crate::helper::archive::{self, Compression, Format};
 use crate::helper::cli::CacheArchiverArgs;
 use crate::helper::console::{Console, Level};
@@ -55,7 +55,7 @@ pub(in crate::helper) fn archive(
 
 /// Whether no selected file is newer than the archive.
 fn is_current(file: &Path, selection: &Selection) -> bool {
-    match fs::metadata(file).and_then(|metadata| metadata.modified()) {
+    match modified(file) {
         Ok(made) => selection.entries().all(|(_, entry)| entry.modified <= made),
         Err(_) => false,
     }
@@ -135,7 +135,7 @@ impl Upload<'_> {
     }
 
     fn run(&self) -> Result<(), Failure> {
-        let size = fs::metadata(self.file).map_err(|error| Failure::fatal(&error))?.len();
+        let size = fs::symlink_metadata(self.file).map_err(|error| Failure::fatal(&error))?.len();
         let limit = self.args.max_uploaded_archive_size;
         let limit = limit.or_else(|| self.environment.get("CACHE_MAX_UPLOADED_ARCHIVE_SIZE")?.parse().ok());
         if let Some(limit) = limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| (1..size).contains(limit))
@@ -165,7 +165,7 @@ impl Upload<'_> {
         loop {
             self.console.info(&format!("Uploading {} to {}", base_name(self.file), clean_url(url)));
             meter.reset();
-            let sent = meter.watch(remote.put(url, File::open(self.file)?, &self.args.headers, meter)).await;
+            let sent = meter.watch(remote.put(url, archive::open_regular(self.file)?, &self.args.headers, meter)).await;
             let Err(error) = sent else { return Ok(()) };
             if !error.is_retryable() || tries >= self.args.retry.retry {
                 return Err(error);

@@ -1,13 +1,13 @@
 //! `cache-extractor`: gets the archive where it is newer than the local one, and extracts it.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::remote::{Download, Found, Remote, RemoteError, clean_url};
-use super::{NOT_SERVED, time_limit, with_env_file, write_metadata};
+use super::{NOT_SERVED, modified, time_limit, with_env_file, write_metadata};
 use crate::helper::archive;
 use crate::helper::calendar::http_date;
 use crate::helper::cli::CacheExtractorArgs;
@@ -57,7 +57,7 @@ pub(in crate::helper) fn extract(
             Err(error) => return Err(Failure::fatal(&error)),
         }
     }
-    let archive = match File::open(&file) {
+    let archive = match archive::open_regular(&file) {
         Ok(archive) => archive,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             console.warning("Cache file does not exist");
@@ -65,7 +65,7 @@ pub(in crate::helper) fn extract(
         }
         Err(error) => return Err(Failure::fatal(&error)),
     };
-    archive::extract(archive, environment.folder()).map_err(|error| Failure::fatal(&error))
+    archive::extract(archive, environment.folder(), args.max_extracted_size).map_err(|error| Failure::fatal(&error))
 }
 
 /// A place where the archive may be.
@@ -178,8 +178,7 @@ impl Fetch<'_> {
 
 /// Whether the local archive is at least as new.
 fn is_current(file: &Path, found: &Found) -> bool {
-    let local = fs::metadata(file).and_then(|metadata| metadata.modified());
-    matches!((local, found.modified), (Ok(local), Some(remote)) if remote <= local)
+    matches!((modified(file), found.modified), (Ok(local), Some(remote)) if remote <= local)
 }
 
 pub(super) fn base_name(file: &Path) -> String {

@@ -6,11 +6,13 @@ mod extractor;
 mod init;
 mod remote;
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::Permissions;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::SystemTime;
 
+use super::archive::open_regular;
 use super::console::Console;
 use super::environment::Environment;
 
@@ -20,6 +22,9 @@ pub(super) use init::init;
 
 /// Minutes of a transfer where none, or nonsense, is given.
 const DEFAULT_MINUTES: u64 = 10;
+
+/// The manager writes a few variables; a file beyond this is the job's.
+const LONGEST_ENV_FILE: u64 = 1 << 20;
 
 const NOT_SERVED: &str = "GoCloud URLs are not supported by this helper yet";
 
@@ -33,7 +38,7 @@ fn time_limit(minutes: i64) -> std::time::Duration {
 /// without.
 fn with_env_file(environment: &Environment, file: Option<&Path>, console: &Console) -> Environment {
     let Some(file) = file else { return environment.clone() };
-    match std::fs::read_to_string(environment.absolute(file)) {
+    match read_bounded(&environment.absolute(file)) {
         Ok(text) => environment.with(env_file::parse(&text)),
         Err(error) => {
             console.warning(&format!("reading {}: {error}", file.display()));
@@ -42,20 +47,36 @@ fn with_env_file(environment: &Environment, file: Option<&Path>, console: &Conso
     }
 }
 
+/// The text of a file that the job may have replaced.
+fn read_bounded(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    open_regular(file)?.take(LONGEST_ENV_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Writes an archive's metadata beside it. It only explains the archive, so a failure is a warning.
 fn write_metadata<'a>(file: &Path, metadata: impl Iterator<Item = (&'a str, &'a str)>, console: &Console) {
     let object: serde_json::Map<_, _> = metadata.map(|(name, value)| (name.to_owned(), value.into())).collect();
     let path = file.with_file_name("metadata.json");
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o640)
-        .open(&path)
-        .and_then(|mut out| out.write_all(serde_json::Value::Object(object).to_string().as_bytes()));
-    if let Err(error) = written {
+    let text = serde_json::Value::Object(object).to_string();
+    if let Err(error) = replace(&path, text.as_bytes()) {
         console.warning(&format!("writing {}: {error}", path.display()));
     }
+}
+
+/// When an archive was made. A link or a pipe in its place is no archive.
+fn modified(file: &Path) -> io::Result<SystemTime> {
+    open_regular(file)?.metadata()?.modified()
+}
+
+/// Puts a new file in the place of any other: the job may have left a link there.
+fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+    let permissions = Permissions::from_mode(0o640);
+    let mut file = tempfile::Builder::new().prefix("metadata_").permissions(permissions).tempfile_in(folder)?;
+    file.write_all(contents)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -306,3 +306,51 @@ fn urls_are_shown_without_their_secrets() {
     assert_eq!(remote::clean_url("https://u:p@s.example/b/k?X-Amz-Signature=1#f"), "https://s.example/b/k");
     assert_eq!(remote::clean_url("no url"), "");
 }
+
+#[test]
+fn what_a_job_left_in_the_cache_folder_is_neither_followed_nor_waited_for() {
+    use std::os::unix::fs::symlink;
+    let place = Place::new();
+    fs::write(place.path("secret"), "secret").unwrap();
+    fs::create_dir_all(place.path("cache/k")).unwrap();
+    symlink("../../secret", place.path("cache/k/metadata.json")).unwrap();
+    symlink("../../secret", place.path("cache/k/cache.zip")).unwrap();
+    place.archive("").0.unwrap();
+    assert_eq!(fs::read_to_string(place.path("secret")).unwrap(), "secret");
+    assert_eq!(fs::read_to_string(place.path("cache/k/metadata.json")).unwrap(), r#"{"cachekey":"k"}"#);
+    // A link or a pipe in the place of the archive, where the job's next run would read or upload it.
+    for kind in ["link", "pipe"] {
+        fs::remove_file(place.path("cache/k/cache.zip")).unwrap();
+        if kind == "link" {
+            symlink("../../secret", place.path("cache/k/cache.zip")).unwrap();
+        } else {
+            let fifo = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, place.path("cache/k/cache.zip"), fifo, 0o600.into(), 0).unwrap();
+        }
+        assert!(matches!(place.extract("").0, Err(Failure::Fatal(_))), "{kind}");
+        let server = Server::start(vec![Answer::new(404, ""), Answer::new(200, "")]);
+        let urls = format!("--alternate-file ../none --url {0}/put --check-url {0}/head --retry 0", server.url());
+        let _refused = place.archive(&urls).0.is_err();
+        assert!(server.requests().iter().all(|request| !request.body.starts_with(b"secret")), "{kind}");
+    }
+}
+
+#[test]
+fn an_env_file_that_is_a_pipe_or_a_link_is_left_out() {
+    let place = Place::new();
+    let path = place.path("builds/project/e");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert!(place.archive("--env-file e").1[0].starts_with("WARNING: reading e: not a regular file"));
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+    assert!(place.archive("--env-file e").1[0].starts_with("WARNING: reading e: "));
+}
+
+#[test]
+fn a_cache_expands_to_no_more_than_the_limit() {
+    let place = Place::new();
+    place.archive("").0.unwrap();
+    let Err(Failure::Fatal(message)) = place.extract("--max-extracted-size 2").0 else { panic!() };
+    assert!(message.ends_with("expands to more than the limit of 2 bytes (--max-extracted-size)"), "{message}");
+    place.extract("--max-extracted-size 3").0.unwrap();
+}

@@ -213,6 +213,9 @@ pub struct ArtifactsDownloaderArgs {
     /// Where the archive lies while it is extracted [env: ARCHIVER_STAGING_DIR].
     #[arg(long)]
     pub archiver_staging_dir: Option<PathBuf>,
+    /// Most bytes that an archive may expand to; 0 is the free disk space.
+    #[arg(long)]
+    pub max_extracted_size: Option<u64>,
 }
 
 /// Sizes of parallel transfers. They are accepted; a transfer is one stream.
@@ -307,6 +310,9 @@ pub struct CacheExtractorArgs {
     /// File with variables for the transfer.
     #[arg(long)]
     pub env_file: Option<PathBuf>,
+    /// Most bytes that an archive may expand to; 0 is the free disk space.
+    #[arg(long)]
+    pub max_extracted_size: Option<u64>,
 }
 
 #[derive(Clone, Debug, Args)]

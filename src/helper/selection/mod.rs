@@ -10,6 +10,8 @@
 //! that is written out before the first pattern character, in each alternative of braces for itself. That may lead
 //! out of the project, as Bazel's `bazel-testlogs` does: a job can read there anyway, and only the letters of a
 //! path say whether it is the project's. As the reference has it (19.4: doublestar 4.10 with `WithNoFollow`).
+//! Root does not follow links out of the project ([`Reach`]): it would read what the job's user cannot, and the
+//! reference's own root, in its helper container, does not see the files of the job's image at all.
 
 mod untracked;
 
@@ -22,16 +24,34 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::archive::{Beneath, Resolver};
 use super::cli::FileArgs;
 use super::console::{Console, Level};
 use super::environment::Environment;
 use super::expand::expand;
 use super::glob::{Pattern, Progress, is_pattern};
 
+/// How far links that are written out may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Wherever this process may read, as the job could itself.
+    Anywhere,
+    /// Not out of the project.
+    Project,
+}
+
+impl Reach {
+    /// The reach of this process: root runs the stages of jobs that belong to other users.
+    fn of_process() -> Self {
+        if rustix::process::geteuid().is_root() { Self::Project } else { Self::Anywhere }
+    }
+}
+
 /// What was selected, in the order of names.
 #[derive(Debug)]
 pub(super) struct Selection {
     root: PathBuf,
+    reach: Reach,
     entries: BTreeMap<OsString, Entry>,
 }
 
@@ -60,6 +80,10 @@ impl Selection {
     /// The project's folder, where all names begin.
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    pub(super) fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// Names, relative to the root and without a trailing slash, with what they are.
@@ -96,11 +120,15 @@ impl Entry {
 
 /// Selects by a command's flags, in the working folder of its environment.
 pub(super) fn select(files: &FileArgs, environment: &Environment, console: &Console) -> Selection {
+    select_within(files, environment, console, Reach::of_process())
+}
+
+fn select_within(files: &FileArgs, environment: &Environment, console: &Console, reach: Reach) -> Selection {
     let root = environment.folder().to_owned();
     // A working folder that cannot be resolved has no files either.
     let real_root = root.canonicalize().unwrap_or_else(|_| root.clone());
     let mut selector =
-        Selector { root, real_root, environment, console, excludes: Vec::new(), entries: BTreeMap::new() };
+        Selector { root, real_root, reach, environment, console, excludes: Vec::new(), entries: BTreeMap::new() };
     for text in &files.exclude {
         selector.add_exclude(text);
     }
@@ -119,7 +147,7 @@ pub(super) fn select(files: &FileArgs, environment: &Environment, console: &Cons
         }
     }
     selector.drop_links_with_contents();
-    Selection { root: selector.root, entries: selector.entries }
+    Selection { root: selector.root, reach, entries: selector.entries }
 }
 
 /// Replaces variables; a text that cannot be expanded is said so and taken as it is.
@@ -136,6 +164,7 @@ pub(super) fn expand_text(text: &str, environment: &Environment, console: &Conso
 struct Selector<'a> {
     root: PathBuf,
     real_root: PathBuf,
+    reach: Reach,
     environment: &'a Environment,
     console: &'a Console,
     excludes: Vec<Exclude>,
@@ -228,6 +257,9 @@ impl Selector<'_> {
     /// Adds a path that is no pattern, with what lies below it.
     fn add_name(&mut self, name: &str) -> u64 {
         let path = self.root.join(name);
+        if self.leads_out(name.rsplit_once('/').map_or("", |(folder, _)| folder)) {
+            return 0;
+        }
         // A link that leads nowhere is no match when it is named.
         if fs::metadata(&path).is_err() {
             return 0;
@@ -244,8 +276,25 @@ impl Selector<'_> {
         }
     }
 
+    /// Whether a folder lies behind a link that is not followed, which is logged.
+    fn leads_out(&self, folder: &str) -> bool {
+        if self.reach == Reach::Anywhere {
+            return false;
+        }
+        let found =
+            Beneath::open(&self.root, Resolver::Kernel).and_then(|mut root| Ok(root.folder(Path::new(folder))?));
+        let leads_out = found.is_err_and(|error| error.kind() == io::ErrorKind::CrossesDevices);
+        if leads_out {
+            self.console.warning(&format!("{folder}: leads out of the project through a link, left out"));
+        }
+        leads_out
+    }
+
     /// Adds what matches in `folder`, with what lies below the matches.
     fn add_matches(&mut self, pattern: &Pattern, folder: &str) -> u64 {
+        if self.leads_out(folder) {
+            return 0;
+        }
         let mut progress = pattern.advance(&pattern.start(), folder);
         let mut found = 0;
         let mut matches = 0;

@@ -37,10 +37,14 @@ impl Project {
     }
 
     fn select_with(&self, files: &FileArgs) -> (String, Vec<String>) {
+        self.select_within(files, Reach::of_process())
+    }
+
+    fn select_within(&self, files: &FileArgs, reach: Reach) -> (String, Vec<String>) {
         let variables = [("DIR".into(), "dir".into()), ("CI_PROJECT_DIR".into(), self.root.clone().into_os_string())];
         let environment = Environment::new(variables, self.root.clone());
         let (console, written) = Written::console();
-        let selection = select(files, &environment, &console);
+        let selection = select_within(files, &environment, &console, reach);
         let names: Vec<_> = selection.entries().map(|(name, _)| name.to_str().unwrap().to_owned()).collect();
         let root = self.root.to_str().unwrap();
         (names.join(" "), written.lines().iter().map(|line| line.replace(root, "ROOT")).collect())
@@ -176,7 +180,26 @@ fn a_link_of_the_project_that_leads_out_is_followed_where_it_is_written_out() {
         ("**/test.xml", ""),
         ("bazel-testlogs", "bazel-testlogs"),
     ] {
-        assert_eq!(project.select(&[path], &[]).0, names, "{path}");
+        let files = FileArgs { paths: owned(&[path]), ..FileArgs::default() };
+        assert_eq!(project.select_within(&files, Reach::Anywhere).0, names, "{path}");
+    }
+}
+
+#[test]
+fn root_does_not_follow_a_link_out_of_the_project() {
+    let project = Project::new(&["real/f.txt", "up -> ..", "real/abs -> /", "in -> real", "back -> ../project/real"]);
+    let outside = project.root.parent().unwrap();
+    symlink(project.root.join("real"), project.root.join("whole")).unwrap();
+    let absolute = format!("real/abs{}/outside.txt", outside.display());
+    for path in ["up/outside.txt", "up/*.txt", "in/../up/**", "{up,none}/*.txt", &absolute, "back/*", "in/abs/etc/*"] {
+        let files = FileArgs { paths: owned(&[path]), ..FileArgs::default() };
+        let (names, lines) = project.select_within(&files, Reach::Project);
+        assert_eq!(names, "", "{path}");
+        assert!(lines.iter().any(|line| line.contains("leads out of the project through a link")), "{path}: {lines:?}");
+    }
+    for (path, names) in [("in/*.txt", "in/f.txt"), ("whole/f.txt", "whole/f.txt"), ("up", "up")] {
+        let files = FileArgs { paths: owned(&[path]), ..FileArgs::default() };
+        assert_eq!(project.select_within(&files, Reach::Project).0, names, "{path}");
     }
 }
 

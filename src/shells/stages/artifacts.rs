@@ -22,7 +22,8 @@ pub(super) fn download(context: &ScriptContext, writer: &mut dyn Writer) -> bool
                 .args(["artifacts-downloader", "--url", context.runner.url.as_str()])
                 .args(["--token", dependency.token.expose()])
                 .arg("--id")
-                .arg(dependency.id.to_string());
+                .arg(dependency.id.to_string())
+                .args(context.runner.extract_arguments());
             writer.run(&command);
         }
     });

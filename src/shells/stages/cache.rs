@@ -78,6 +78,7 @@ fn extract(keys: &[CacheKey], entry: &CacheEntry, context: &ScriptContext, write
         .arg(archive_path(key, context))
         .arg("--timeout")
         .arg(context.job.settings.cache_request_timeout.to_string())
+        .args(context.runner.extract_arguments())
         .args(remote.into_iter().flat_map(|remote| remote.extract_arguments.iter().cloned()));
     if let Some(file) = &environment {
         command = command.arg("--env-file").arg(file);

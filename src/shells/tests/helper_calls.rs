@@ -93,6 +93,22 @@ fn without_the_helper_its_stages_say_so_and_the_job_goes_on() {
 }
 
 #[test]
+fn the_operators_limit_of_extracted_archives_reaches_the_helper_whatever_the_job_sets() {
+    let place = place();
+    let fields = json!({
+        "cache": [{"key": "k", "paths": ["vendor/"]}],
+        "dependencies": [{"id": 41, "name": "build", "token": "t", "artifacts_file": {"filename": "a.zip", "size": 1}}],
+        "variables": [{"key": "MAX_EXTRACTED_SIZE", "value": "0"}, {"key": "max_extracted_size", "value": "0"}],
+    });
+    let mut context = place.context(fields, ShellKind::Bash);
+    context.runner.max_extracted_size = 1_000;
+    for stage in ["restore_cache", "download_artifacts"] {
+        let ran = ran(&place, stage, &context);
+        assert!(ran.lines().iter().any(|line| line.contains("<--max-extracted-size><1000>")), "{:?}", ran.lines());
+    }
+}
+
+#[test]
 fn a_cache_is_looked_for_under_its_key_and_then_the_fallbacks() {
     let place = place();
     let fields = json!({
