@@ -6,6 +6,7 @@ mod admin;
 mod admission;
 mod check;
 mod demo;
+mod descriptors;
 mod executors;
 mod golden;
 mod jobs;
