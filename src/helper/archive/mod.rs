@@ -5,6 +5,8 @@
 //! refused.
 
 mod extract;
+#[cfg(all(test, feature = "manager"))]
+mod fuzz;
 mod gzip;
 mod raw;
 mod zip_writer;
