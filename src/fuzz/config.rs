@@ -61,10 +61,10 @@ fn no_text_makes_a_value_panic() {
     ];
     run("values", &seeds, |input| {
         let text = String::from_utf8_lossy(input);
-        drop(text.parse::<GoDuration>());
-        drop(text.parse::<ByteSize>());
-        drop(text.parse::<Volume>());
-        drop(text.parse::<ServerUrl>());
+        text.parse::<GoDuration>().ok();
+        text.parse::<ByteSize>().ok();
+        text.parse::<Volume>().ok();
+        text.parse::<ServerUrl>().ok();
         if let Ok(key) = text.parse::<HostKeyText>() {
             assert_eq!(key.as_str().parse(), Ok(key.clone()));
         }

@@ -16,6 +16,7 @@ mod losses;
 mod packaging;
 mod reloading;
 mod restart;
+mod secrets;
 mod sources;
 mod stopping;
 mod tidy;
