@@ -53,22 +53,28 @@ pub(crate) fn without_logins(text: &str) -> String {
     shown
 }
 
-/// The users and passwords of all URLs of a text, each without its `@`.
+/// The users and passwords of all URLs of a text, each without its `@`; of those too whose scheme is missing.
 fn logins(text: &str) -> Vec<Span> {
     let mut found = Vec::new();
-    let mut searched = 0;
-    while let Some(at) = text.get(searched..).and_then(|rest| rest.find("://")) {
-        let start = searched + at + "://".len();
-        let rest = text.get(start..).unwrap_or_default();
-        let url = rest.split(|letter: char| letter.is_whitespace() || "\"'`,<>".contains(letter)).next();
-        // A password may contain what should have been escaped in it: the last `@` ends it.
-        let login = url.and_then(|url| url.rfind('@')).unwrap_or_default();
-        if login > 0 {
-            found.push(start..start + login);
-        }
-        searched = start + login;
+    let mut start = 0;
+    for part in text.split_inclusive(|letter: char| letter.is_whitespace() || "\"'`,<>".contains(letter)) {
+        found.extend(login(part).map(|span| start + span.start..start + span.end));
+        start += part.len();
     }
     found
+}
+
+fn login(part: &str) -> Option<Span> {
+    if let Some(scheme) = part.find("://") {
+        let start = scheme + "://".len();
+        // A password may contain what should have been escaped in it: the last `@` ends it.
+        let end = part.rfind('@').filter(|end| *end > start)?;
+        return Some(start..end);
+    }
+    let (before, after) = part.rsplit_once('@')?;
+    // `name:tag@sha256:…` is an image.
+    let is_digest = ["sha256:", "sha512:"].iter().any(|kind| after.starts_with(kind));
+    (before.contains(':') && !is_digest).then_some(0..before.len())
 }
 
 /// Everything of a file's text that must not be shown.
@@ -264,6 +270,9 @@ mod tests {
             ("https://user:pass@host/x", "https://[redacted]@host/x"),
             ("https://user:p@ss/w#o?rd@host", "https://[redacted]@host"),
             ("\"ssh://git@a\", \"https://b/c@d\"", "\"ssh://[redacted]@a\", \"https://[redacted]@d\""),
+            ("url = \"me:pass@host\"", "url = \"[redacted]@host\""),
+            ("git@host:path", "git@host:path"),
+            ("alpine:3@sha256:00", "alpine:3@sha256:00"),
             ("https://host me@example.com", "https://host me@example.com"),
             ("https://@host", "https://@host"),
             ("://", "://"),

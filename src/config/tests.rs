@@ -328,6 +328,7 @@ fn no_login_of_a_url_is_shown_by_any_command() {
     for url in [
         "url = \"https://me:hunter2@host\"",
         "url = \"ftp://me:hunter2@host\"",
+        "url = \"me:hunter2@host\"",
         "url = \"https://me:hunter2@ho st\"",
         "url = \"https://me:hunter2@\"",
         "url = \"https://me:hunter2@host:port\"",

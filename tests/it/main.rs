@@ -7,6 +7,7 @@ mod admission;
 mod check;
 mod demo;
 mod descriptors;
+mod disk_full;
 mod executors;
 mod golden;
 mod jobs;

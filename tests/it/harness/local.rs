@@ -20,8 +20,18 @@ impl LocalRig {
 
     /// The same with at most so many open descriptors.
     pub(crate) async fn start_limited(descriptors: Option<u64>, global: &str, autoscaler: &str) -> Self {
+        Self::start_with(Vec::new(), descriptors, global, autoscaler).await
+    }
+
+    /// The same with variables of its own.
+    pub(crate) async fn start_with(
+        environment: Vec<(String, String)>,
+        descriptors: Option<u64>,
+        global: &str,
+        autoscaler: &str,
+    ) -> Self {
         let sandbox = super::sandbox().await;
-        let manager = Manager::start_limited(&config(&sandbox, global, autoscaler), Vec::new(), descriptors);
+        let manager = Manager::start_limited(&config(&sandbox, global, autoscaler), environment, descriptors);
         Self { manager, sandbox }
     }
 
