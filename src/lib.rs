@@ -62,6 +62,8 @@ pub mod config;
 pub mod executors;
 #[cfg(feature = "manager")]
 pub mod fleeting;
+#[cfg(all(test, feature = "manager"))]
+mod fuzz;
 #[cfg(feature = "manager")]
 pub mod job;
 #[cfg(feature = "manager")]

@@ -13,6 +13,7 @@
 //!
 //! It reads snapshots and changes nothing.
 
+mod connections;
 mod fleets;
 
 use std::fmt::Write;
@@ -27,7 +28,6 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::error_chain::Chain;
 use crate::manager::Observer;
 
 /// Why there is no admin server.
@@ -44,18 +44,20 @@ pub struct AdminError {
 pub struct AdminServer {
     listener: TcpListener,
     address: SocketAddr,
+    connections: usize,
 }
 
 impl AdminServer {
-    /// Takes the address, so that a wrong one is known at start.
+    /// Takes the address, so that a wrong one is known at start. `descriptors` is the process's limit, of which
+    /// connections take a small part; `None` stands for no limit.
     ///
     /// # Errors
     /// The address cannot be listened on.
-    pub async fn bind(address: &str) -> Result<Self, AdminError> {
+    pub async fn bind(address: &str, descriptors: Option<u64>) -> Result<Self, AdminError> {
         let wrap = |source| AdminError { address: address.to_owned(), source };
         let listener = TcpListener::bind(address).await.map_err(wrap)?;
         let address = listener.local_addr().map_err(wrap)?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, connections: connections::limit(descriptors) })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -64,10 +66,7 @@ impl AdminServer {
 
     /// Serves until `stop`.
     pub async fn serve(self, manager: Observer, stop: CancellationToken) {
-        let served = axum::serve(self.listener, routes(manager)).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(error = %Chain(&error), "admin server ended");
-        }
+        connections::serve(self.listener, routes(manager), self.connections, stop).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod demo;
+mod descriptors;
 mod entries;
 pub mod list;
 pub mod loading;

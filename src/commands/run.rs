@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::loading::{self, Found};
 use super::signals::{Wish, Wishes};
-use super::{Surroundings, runtime};
+use super::{Surroundings, descriptors, runtime};
 use crate::admin::AdminServer;
 use crate::cli::{LogArgs, RunArgs};
 use crate::config::diagnostics::Style;
@@ -83,6 +83,7 @@ async fn serve(
     log: Log,
     surroundings: &Surroundings,
 ) -> anyhow::Result<Ended> {
+    let descriptors = descriptors::raise_limit();
     let metrics = Arc::new(Metrics::new()?);
     metrics.configuration_loaded(true);
     let given = args.listen_address.as_deref().filter(|address| !address.is_empty());
@@ -93,7 +94,7 @@ async fn serve(
     let mut tasks = JoinSet::new();
     let stop = CancellationToken::new();
     if let Some(address) = listen_address {
-        let admin = AdminServer::bind(&address).await?;
+        let admin = AdminServer::bind(&address, descriptors).await?;
         info!(address = %admin.address(), "admin server listens");
         tasks.spawn(admin.serve(observer, stop.clone()));
     }

@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::config::secrecy;
+
 pub use render::Style;
 
 /// Bytes of the file's text.
@@ -134,6 +136,8 @@ impl Diagnostics {
     }
 
     fn add(&mut self, severity: Severity, spot: &Spot, message: String) -> &mut Diagnostic {
+        // Messages quote values, and a URL's login is a secret under any key.
+        let message = secrecy::without_logins(&message);
         self.items.push_mut(Diagnostic { severity, spot: spot.clone(), message, help: None })
     }
 
@@ -187,7 +191,7 @@ impl Diagnostic {
 
     /// Says what to write instead.
     pub fn help(&mut self, help: impl Into<String>) {
-        self.help = Some(help.into());
+        self.help = Some(secrecy::without_logins(&help.into()));
     }
 }
 
@@ -219,9 +223,10 @@ impl Source {
         (before.matches('\n').count() + 1, column + 1)
     }
 
-    /// The text with these bytes covered. Line breaks and length stay, so that spans still fit.
+    /// The text with these bytes covered, and with what the text alone shows to be secret. Line breaks and length stay, so that spans still fit.
     fn covered(&self, secrets: &[Span]) -> String {
-        let hidden = |at: usize| secrets.iter().any(|span| span.contains(&at));
+        let found = secrecy::secrets(&self.text);
+        let hidden = |at: usize| secrets.iter().chain(&found).any(|span| span.contains(&at));
         let mut text = String::with_capacity(self.text.len());
         for (at, letter) in self.text.char_indices() {
             if hidden(at) && letter != '\n' && letter != '"' && letter != '\'' {

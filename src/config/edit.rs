@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use toml_edit::{ArrayOfTables, Datetime, DocumentMut, Item, Table, Value};
 
+use crate::config::diagnostics::Source;
 use crate::config::resolved::TlsFiles;
 use crate::config::save::{self, SaveError};
 use crate::secret::Secret;
@@ -123,7 +124,7 @@ impl Document {
     /// An empty text is a new file.
     pub fn parse(text: &str) -> Result<Self, EditError> {
         let text = if text.trim().is_empty() { NEW_FILE } else { text };
-        let document = text.parse().map_err(|error| EditError::Syntax { source: Box::new(error) })?;
+        let document = text.parse().map_err(|error| syntax(text, &error))?;
         let document = Self { document };
         match document.runners_item() {
             Some(item) if !item.is_array_of_tables() => Err(EditError::Runners),
@@ -333,11 +334,18 @@ fn clear_positions(table: &mut Table) {
     }
 }
 
+fn syntax(text: &str, error: &toml_edit::TomlError) -> EditError {
+    let offset = error.span().map_or(0, |span| span.start);
+    let (line, column) = Source::new("", text).position(offset);
+    EditError::Syntax { line, column, message: error.message().to_owned() }
+}
+
 /// Why a file cannot be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    #[error("the file is no TOML")]
-    Syntax { source: Box<toml_edit::TomlError> },
+    /// Without the line itself, which may hold a token.
+    #[error("invalid TOML in line {line}, column {column}: {message}; `flotilla check` shows the line")]
+    Syntax { line: usize, column: usize, message: String },
     #[error("runners are not written as [[runners]]")]
     Runners,
     #[error("a template has exactly one [[runners]], not {found}")]

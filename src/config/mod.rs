@@ -14,6 +14,7 @@ pub mod reload;
 mod resolve;
 pub mod resolved;
 pub mod save;
+mod secrecy;
 pub mod system_id;
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,14 @@
 //! What a changed file changes, key by key, in the file's own words.
 //!
-//! The difference is taken between the two texts, so that it shows what the operator did. Secrets are compared
-//! and never shown, nor are the values of unknown keys.
+//! The difference is taken between the two texts, so that it shows what the operator did. Secrets, scripts and logins
+//! of URLs are compared and never shown, nor are the values of unknown keys.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::config::Loaded;
-use crate::config::raw::{Flat, flatten, is_secret};
+use crate::config::raw::{Flat, flatten};
+use crate::config::secrecy::{is_hidden_in_differences, without_logins};
 use crate::config::types::plugin::Plugin;
 
 /// When a change counts.
@@ -65,8 +66,8 @@ const IDENTITY: [&str; 3] = ["url", "id", "token"];
 pub fn diff(before: &Loaded, after: &Loaded) -> Vec<Change> {
     let (old, new) = (flatten(&before.source), flatten(&after.source));
     let shown = |value: &Flat, file: &Loaded| {
-        let is_hidden = value.plain.split('.').any(is_secret) || file.diagnostics.hides(&value.span);
-        if is_hidden { "[redacted]".to_owned() } else { value.text.clone() }
+        let is_hidden = value.plain.split('.').any(is_hidden_in_differences) || file.diagnostics.hides(&value.span);
+        if is_hidden { "[redacted]".to_owned() } else { without_logins(&value.text) }
     };
     let mut changes = Vec::new();
     let came_or_went = whole_runners(&old, &new, &mut changes);
@@ -206,6 +207,29 @@ mod tests {
                 "runners[gitlab].kubernetes.bearer_token: [redacted] → [redacted]",
             ],
         );
+    }
+
+    #[test]
+    fn scripts_commands_and_logins_of_urls_are_compared_and_not_shown() {
+        let file = |value: &str| {
+            format!(
+                "[[runners]]\nname = \"r\"\nurl = \"https://me:{value}@host\"\nclone_url = \"https://{value}@git\"\n\
+                 pre_build_script = \"\"\"\nlogin {value}\n\"\"\"\npre_get_sources_script = \"{value}\"\n\
+                 post_get_sources_script = \"{value}\"\npost_build_script = \"{value}\"\n\
+                 [[runners.docker.services]]\nname = \"redis\"\ncommand = [\"--pass\", \"{value}\"]\n\
+                 entrypoint = [\"{value}\"]\nenvironment = [\"P={value}\"]\n\
+                 [runners.docker]\nhost = \"tcp://me:{value}@engine\"\n\
+                 [runners.autoscaler]\ninstance_ready_command = \"check {value}\"\n\
+                 [runners.cache.s3]\nSecretKey = \"{value}\"\nAccessKey = \"{value}\"\nSessionToken = \"{value}\"\n"
+            )
+        };
+        let load = |text: String| crate::config::load(Path::new("c"), &text, &Environment::default());
+        let changes = diff(&load(file("hunter2")), &load(file("hunter3")));
+        assert_eq!(changes.len(), 14, "{changes:#?}");
+        for change in changes {
+            let shown = change.to_string();
+            assert!(!shown.contains("hunter") && shown.contains("[redacted]"), "{shown}");
+        }
     }
 
     #[test]

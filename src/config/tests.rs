@@ -253,3 +253,92 @@ fn a_file_on_the_disk_is_read_with_a_word_about_its_mode() {
         assert_eq!(loaded.resolved.unwrap().concurrent, 3);
     }
 }
+
+/// What each secret key holds below; no output may contain a piece of it.
+const HIDDEN: &str = "hunter2";
+
+/// Everything that any command shows of a file: both forms of diagnostics, the lines of the log, and the error of the
+/// commands that change the file.
+fn everything_shown(text: &str) -> String {
+    let loaded = load(Path::new("config.toml"), text, &Environment::default());
+    let edited = edit::Document::parse(text).err().map(|error| crate::error_chain::Chain(&error).to_string());
+    let diagnostics = &loaded.diagnostics;
+    let (text, json) = (diagnostics.to_text(&loaded.source, Style::Plain), diagnostics.to_json(&loaded.source));
+    format!("{text}\n{json}\n{}", edited.unwrap_or_default())
+}
+
+#[test]
+fn no_broken_value_of_a_secret_key_is_shown_by_any_command() {
+    let runner = "[[runners]]\nname = \"r\"\nexecutor = \"docker-autoscaler\"\n";
+    let places = [
+        ("", "sentry_dsn"),
+        (runner, "token"),
+        (runner, "environment"),
+        ("[[runners]]\n[runners.autoscaler.connector_config]\n", "password"),
+        (
+            "[[runners]]\n[runners.autoscaler]\nplugin = \"static\"\n[runners.autoscaler.plugin_config.instances.a]\n",
+            "password",
+        ),
+        ("[[runners]]\n[runners.cache.s3]\n", "AccessKey"),
+        ("[[runners]]\n[runners.cache.s3]\n", "SecretKey"),
+        ("[[runners]]\n[runners.cache.s3]\n", "SessionToken"),
+        ("[[runners]]\n[runners.cache.gcs]\n", "PrivateKey"),
+        ("[[runners]]\n[runners.cache.azure]\n", "AccountKey"),
+        ("[[runners]]\n[runners.machine]\n", "MachineOptions"),
+        ("[[runners]]\n[runners.docker]\n", "volume_driver_ops"),
+        ("[[runners]]\n[[runners.docker.services]]\n", "environment"),
+        ("[[runners]]\n[runners.unknown]\n", "api_token"),
+    ];
+    let values = [
+        "= \"hunter2",
+        "= hunter2",
+        "= 'hunter2",
+        "= \"\"\"hunter2\n",
+        "= \"\"\"\nx hunter2\nconcurrent = 1\nhunter2 = hunter2\n",
+        "= [\"hunter2\", \"hunter2\"",
+        "= [\"hunter2\"\n\"hunter2\"]",
+        "= [\n\"A=hunter2\"\n\"hunter2\n]",
+        "= { a = \"hunter2\", b = hunter2",
+        "= [[\"hunter2\"]]",
+        "= { x = { y = [\"hunter2\"] } }",
+        "\"hunter2\"",
+        "hunter2",
+        ": \"hunter2\"",
+        "=\n\"hunter2\"",
+        "= \"hunter2\" hunter2",
+        "= \"\\q hunter2\"",
+        "= \"x\"\u{7}hunter2",
+        "= hunter2=hunter2",
+        "= <hunter2>",
+    ];
+    for (place, key) in places {
+        for value in values {
+            for spelling in [key.to_owned(), key.to_uppercase(), format!("\"{key}\"")] {
+                let file = format!("{place}{spelling} {value}\n");
+                let shown = everything_shown(&file);
+                assert!(!shown.contains(HIDDEN), "{file}\n----\n{shown}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_login_of_a_url_is_shown_by_any_command() {
+    let runner = |url: &str| format!("[[runners]]\nname = \"r\"\ntoken = \"t\"\nexecutor = \"instance\"\n{url}\n");
+    for url in [
+        "url = \"https://me:hunter2@host\"",
+        "url = \"ftp://me:hunter2@host\"",
+        "url = \"me:hunter2@host\"",
+        "url = \"https://me:hunter2@ho st\"",
+        "url = \"https://me:hunter2@\"",
+        "url = \"https://me:hunter2@host:port\"",
+        "url = \"https://me:hunter2@host",
+        "url = https://me:hunter2@host",
+        "url = [\"https://me:hunter2@host\"]",
+        "clone_url = \"https://me:hunter2@a b\"",
+        "unknown = \"https://me:hunter2@host\" x",
+    ] {
+        let shown = everything_shown(&runner(url));
+        assert!(!shown.contains(HIDDEN), "{url}\n----\n{shown}");
+    }
+}

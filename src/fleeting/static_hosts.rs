@@ -78,7 +78,7 @@ impl Hosts {
             external_addr: host.external_addr.clone(),
             internal_addr: host.internal_addr.clone(),
             port: host.port.or(self.connector.port).unwrap_or_else(|| protocol.default_port()),
-            host_key: None,
+            host_key: host.host_key.as_ref().map(ToString::to_string),
             expires: None,
             timeout: host.timeout,
         })
@@ -223,6 +223,7 @@ mod tests {
             os: None,
             arch: None,
             timeout: None,
+            host_key: None,
         }
     }
 

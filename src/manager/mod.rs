@@ -20,6 +20,8 @@ pub mod beginning;
 pub mod former_jobs;
 pub mod health;
 pub mod job_records;
+#[cfg(test)]
+mod kept_states_tests;
 pub mod memory;
 pub mod metrics;
 pub mod observe;

@@ -13,7 +13,7 @@ pub(crate) async fn get(manager: &Manager, path: &str) -> (u16, String) {
 }
 
 /// The port was the system's choice.
-fn address(manager: &Manager) -> String {
+pub(crate) fn address(manager: &Manager) -> String {
     manager.wait_log("admin server listens");
     let log = manager.log();
     let (_, rest) = log.split_once("msg=\"admin server listens\" address=").expect("the address");

@@ -154,6 +154,7 @@ section! {
         os: String,
         arch: String,
         timeout: GoDuration,
+        host_key: String,
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::config::diagnostics::{Diagnostic, KeyPath, Source, Spot};
 use crate::config::raw::global::Config;
 use crate::config::raw::reader::{Decode, Heading, Key, Reader};
-use crate::config::raw::secrecy::is_secret;
 use crate::config::raw::tree::{Entry, Value};
+use crate::config::secrecy::is_secret;
 
 /// Keys of documents, older versions and slips of the pen, with what to do.
 const WELL_KNOWN: [(&str, &str); 7] = [
@@ -112,6 +112,8 @@ fn guess(line: &str, message: &str) -> Option<String> {
         );
     }
     let bare = !value.is_empty() && !value.starts_with(['"', '\'', '[', '{']);
+    // A word that is no key of ours may be a piece of a secret.
+    let key = if homes(key).is_empty() { "KEY" } else { key };
     bare.then(|| format!("text stands in quotes: {key} = \"…\""))
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::config::diagnostics::{Diagnostic, Diagnostics, KeyPath, Spot};
 use crate::config::raw::hints;
-use crate::config::raw::secrecy::{hide, is_secret};
 use crate::config::raw::tree::{Entry, Node, Value};
+use crate::config::secrecy::is_secret;
 
 /// A value of the file with its place.
 #[derive(Clone, Debug)]
@@ -77,6 +77,16 @@ impl Reader {
         self.diagnostics.error(spot, format!("{} is expected, not {}", T::EXPECTED, value.kind()))
     }
 
+    /// Covers a text, or every text of a section or a list.
+    fn hide(&mut self, node: &Node) {
+        match &node.value {
+            Value::Table(entries) => entries.iter().for_each(|entry| self.hide(&entry.node)),
+            Value::List(items) => items.iter().for_each(|item| self.hide(item)),
+            Value::Text(_) => self.diagnostics.hide(node.span.clone()),
+            Value::Integer(_) | Value::Oversized(_) | Value::Float(_) | Value::Boolean(_) | Value::Date(_) => {}
+        }
+    }
+
     fn at<T: Decode>(&mut self, node: &Node, path: KeyPath) -> Option<At<T>> {
         let spot = Spot { span: node.span.clone(), path };
         let value = T::decode(&node.value, &spot, self)?;
@@ -112,14 +122,14 @@ impl<'t> Table<'t> {
         for other in spellings {
             self.taken.push(&other.key);
             if is_secret(key) {
-                hide(&other.node, &mut reader.diagnostics);
+                reader.hide(&other.node);
             }
             let spot = Spot { span: other.key_span.clone(), path: self.spot.path.key(&other.key) };
             let message = format!("the key stands here twice, as {} and as {}", first.key, other.key);
             reader.diagnostics.error(&spot, message).help(format!("keep one of them, spelled {key}"));
         }
         if is_secret(key) {
-            hide(&first.node, &mut reader.diagnostics);
+            reader.hide(&first.node);
         }
         let path = self.spot.path.key(key);
         if !first.node.value.is_nothing() {
@@ -133,7 +143,7 @@ impl<'t> Table<'t> {
         let unknown = self.entries.iter().filter(|entry| !self.taken.contains(&entry.key.as_str()));
         for entry in unknown {
             let spot = Spot { span: entry.key_span.clone(), path: self.spot.path.key(&entry.key) };
-            hide(&entry.node, &mut reader.diagnostics);
+            reader.hide(&entry.node);
             hints::unknown_key(&spot, entry, &T::keys(), reader);
         }
     }

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use crate::config::diagnostics::Spot;
 use crate::config::raw::reader::{At, Decode, Heading, Reader};
-use crate::config::raw::secrecy::is_secret;
 use crate::config::raw::tree::{Value, ZERO_DATE};
+use crate::config::secrecy::is_secret;
 use crate::config::types::boolean;
 use crate::config::types::duration::GoDuration;
 use crate::config::types::placeholder::is_placeholder;

@@ -11,6 +11,7 @@ use crate::config::resolve::served;
 use crate::config::resolved::{
     AwsGroup, AzureScaleSet, GoogleCloudGroup, LocalGroup, PluginConfig, StaticHost, StaticHosts,
 };
+use crate::config::types::host_key::HostKeyText;
 use crate::config::types::plugin::Plugin;
 
 /// `None` after an error.
@@ -160,6 +161,21 @@ fn static_host(raw: &raw::StaticInstance, context: &mut Context<'_>) -> StaticHo
         os: operating_system(&raw.os, context),
         arch: text(&raw.arch),
         timeout: context.duration(&raw.timeout),
+        host_key: host_key(&raw.host_key, context),
+    }
+}
+
+fn host_key(raw: &Option<At<String>>, context: &mut Context<'_>) -> Option<HostKeyText> {
+    let raw = raw.as_ref()?;
+    match raw.value.parse() {
+        Ok(key) => Some(key),
+        Err(error) => {
+            let problem = context.error(&raw.spot, format!("invalid public key: {error}"));
+            problem.help(
+                "write host_key = \"ssh-ed25519 AAAA…\", the content of /etc/ssh/ssh_host_ed25519_key.pub of the host",
+            );
+            None
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use crate::config::types::host_key::HostKeyText;
 use crate::config::types::period::Period;
 use crate::config::types::plugin::Plugin;
 use crate::config::types::timezone::Timezone;
@@ -184,6 +185,8 @@ pub struct StaticHost {
     pub os: Option<String>,
     pub arch: Option<String>,
     pub timeout: Option<Duration>,
+    /// The key that the host must present; `None`: the one of the first contact.
+    pub host_key: Option<HostKeyText>,
 }
 
 /// Embedded instances on this machine.

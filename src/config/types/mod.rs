@@ -8,6 +8,7 @@ pub mod cpus;
 pub mod device;
 pub mod duration;
 pub mod gpus;
+pub mod host_key;
 pub mod image_reference;
 pub mod period;
 pub mod placeholder;

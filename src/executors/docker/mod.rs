@@ -41,6 +41,8 @@ pub(crate) mod errors;
 #[cfg(test)]
 pub(crate) mod fake_engine;
 pub(crate) mod former;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod helper_volume;
 pub(crate) mod image;
 pub(crate) mod leftovers;

@@ -61,6 +61,12 @@ pub enum DialError {
     /// It is not the machine that was met before under this id.
     #[error("the host key of instance {id} at {address} has changed: {expected} was recorded, {found} was presented")]
     HostKeyChanged { id: InstanceId, address: String, expected: String, found: String },
+    /// It is not the machine whose key the config or the provider names.
+    #[error("instance {id} at {address} presented the host key {found}, but its host_key is {expected}")]
+    HostKeyUnexpected { id: InstanceId, address: String, expected: String, found: String },
+    /// It sends on and on and does not let us log in.
+    #[error("{address} sent more than {limit} bytes before the login: no SSH server does that")]
+    Flood { address: String, limit: usize },
     /// The login was refused.
     #[error("{address} refused the login of {username} (tried: {tried})")]
     LoginRefused { address: String, username: String, tried: String },
@@ -95,7 +101,9 @@ impl DialError {
             | Self::Protocol { .. }
             | Self::Key(_)
             | Self::Handshake { .. }
-            | Self::HostKeyChanged { .. } => false,
+            | Self::HostKeyChanged { .. }
+            | Self::HostKeyUnexpected { .. }
+            | Self::Flood { .. } => false,
         }
     }
 
@@ -114,6 +122,8 @@ impl DialError {
             | Self::Closed { .. }
             | Self::Handshake { .. }
             | Self::HostKeyChanged { .. }
+            | Self::HostKeyUnexpected { .. }
+            | Self::Flood { .. }
             | Self::LoginRefused { .. } => false,
         }
     }
@@ -133,7 +143,9 @@ impl DialError {
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Handshake { .. }
-            | Self::HostKeyChanged { .. } => false,
+            | Self::HostKeyChanged { .. }
+            | Self::HostKeyUnexpected { .. }
+            | Self::Flood { .. } => false,
         }
     }
 }

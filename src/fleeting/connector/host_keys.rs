@@ -29,6 +29,11 @@ impl HostKey {
         &self.0
     }
 
+    /// `ssh-ed25519`, …
+    pub(super) fn kind(&self) -> &str {
+        self.0.split(' ').next().unwrap_or_default()
+    }
+
     /// The key's SHA-256 fingerprint, for messages; the key itself where it cannot be decoded.
     pub fn fingerprint(&self) -> String {
         russh::keys::PublicKey::from_openssh(&self.0)
@@ -95,6 +100,17 @@ impl HostKeys {
         keys.new.remove(id);
     }
 
+    /// Records the key that the provider or the config names, in the place of another one.
+    pub(super) fn trust(&self, id: &InstanceId, key: &HostKey) {
+        let mut keys = self.keys();
+        if keys.known.get(id) != Some(key) {
+            keys.known.insert(id.clone(), key.clone());
+            keys.new.insert(id.clone());
+            drop(keys);
+            self.0.recorded.notify_one();
+        }
+    }
+
     pub(super) fn check(&self, id: &InstanceId, presented: &HostKey) -> Verdict {
         let mut keys = self.keys();
         match keys.known.get(id) {
@@ -137,6 +153,20 @@ mod tests {
         assert_eq!(keys.take_new(), []);
         keys.forget(&id);
         assert_eq!(keys.check(&id, &b), Verdict::Recorded);
+    }
+
+    #[test]
+    fn a_key_that_is_named_replaces_a_recorded_one() {
+        let (keys, id) = (HostKeys::default(), InstanceId::new("i-1"));
+        let (a, b) = (HostKey::new("ssh-ed25519 AAAA"), HostKey::new("ssh-ed25519 BBBB"));
+        keys.check(&id, &a);
+        keys.take_new();
+        keys.trust(&id, &b);
+        assert_eq!(keys.check(&id, &b), Verdict::Known);
+        assert_eq!(keys.check(&id, &a), Verdict::Changed { expected: b.clone() });
+        assert_eq!(keys.take_new(), [(id.clone(), b.clone())]);
+        keys.trust(&id, &b);
+        assert_eq!(keys.take_new(), [], "the same key is not written down again");
     }
 
     #[test]

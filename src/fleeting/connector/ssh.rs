@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use russh::client::{self, AuthResult, DisconnectReason, Handle, KeyboardInteractiveAuthResponse};
-use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate};
+use russh::keys::{Algorithm, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{MethodKind, MethodSet, Preferred, cipher};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::channel::{self, ByteStream, ClosedBy, EVENTS, Writer};
 use super::error::{DialError, ExecError};
 use super::host_keys::{HostKey, HostKeys, Verdict};
-use super::wire::Wire;
+use super::wire::{HANDSHAKE_LIMIT, HandshakeLimit, Wire};
 use crate::excerpt::excerpt;
 use crate::fleeting::group::{ConnectInfo, KeyMaterial};
 use crate::ids::InstanceId;
@@ -139,7 +139,8 @@ impl Connection {
         let tcp = tcp.map_err(|error| connect_error(address, error))?;
         // A peer that takes no bytes is given up like one that answers no keepalive.
         let stall = keepalive * KEEPALIVE_MISSES;
-        let wire = Wire::new(tcp, stall, abort.clone()).map_err(|error| connect_error(address, error))?;
+        let mut wire = Wire::new(tcp, stall, abort.clone()).map_err(|error| connect_error(address, error))?;
+        let limit = wire.limit_handshake();
         let ended = Arc::new(Ended::default());
         let refused = Arc::new(Mutex::new(None));
         let handler = Handler {
@@ -151,12 +152,14 @@ impl Connection {
             ended: Arc::clone(&ended),
             _end: ended.token.clone().drop_guard(),
         };
-        let handle = client::connect_stream(Arc::new(config(keepalive)), wire, handler).await.map_err(|error| {
+        let config = config(keepalive, handler.expected().as_ref());
+        let handle = client::connect_stream(Arc::new(config), wire, handler).await.map_err(|error| {
             let refused = refused.lock().unwrap_or_else(PoisonError::into_inner).take();
-            refused.unwrap_or_else(|| handshake_error(address, error))
+            refused.or_else(|| flood(address, &limit)).unwrap_or_else(|| handshake_error(address, error))
         })?;
         let mut connection = Self { handle, address: address.to_owned(), ended, abort, channels: TaskTracker::new() };
-        connection.log_in(info).await?;
+        connection.log_in(info).await.map_err(|error| flood(address, &limit).unwrap_or(error))?;
+        limit.lift();
         Ok(connection)
     }
 
@@ -301,9 +304,25 @@ impl From<OpenError> for ExecError {
     }
 }
 
-fn config(keepalive: Duration) -> client::Config {
+fn flood(address: &str, limit: &HandshakeLimit) -> Option<DialError> {
+    limit.is_exceeded().then(|| DialError::Flood { address: address.to_owned(), limit: HANDSHAKE_LIMIT })
+}
+
+/// A server with several keys presents one of the expected kind, where it has one.
+fn host_key_kinds(expected: Option<&HostKey>) -> Vec<Algorithm> {
+    let mut kinds = Preferred::DEFAULT.key.to_vec();
+    let is_expected = |kind: &Algorithm| match kind {
+        Algorithm::Rsa { .. } => expected.is_some_and(|key| key.kind() == "ssh-rsa"),
+        kind => expected.is_some_and(|key| key.kind() == kind.as_str()),
+    };
+    kinds.sort_by_key(|kind| !is_expected(kind));
+    kinds
+}
+
+fn config(keepalive: Duration, expected: Option<&HostKey>) -> client::Config {
+    let (cipher, key) = (Cow::Borrowed(CIPHERS), Cow::Owned(host_key_kinds(expected)));
     client::Config {
-        preferred: Preferred { cipher: Cow::Borrowed(CIPHERS), ..Preferred::DEFAULT },
+        preferred: Preferred { cipher, key, ..Preferred::DEFAULT },
         keepalive_interval: Some(keepalive),
         // russh counts the question that it has just sent as unanswered too.
         keepalive_max: (KEEPALIVE_MISSES - 1) as usize,
@@ -411,25 +430,46 @@ struct Handler {
     _end: DropGuard,
 }
 
+impl Handler {
+    /// The key that the instance must present; `None` at the first contact.
+    fn expected(&self) -> Option<HostKey> {
+        self.pinned.clone().or_else(|| self.host_keys.get(&self.id))
+    }
+
+    /// Why this key ends the connection.
+    fn refuse(&self, found: &HostKey) -> Option<DialError> {
+        let (id, address, shown) = (self.id.clone(), self.address.clone(), found.fingerprint());
+        match &self.pinned {
+            Some(pinned) if pinned == found => {
+                self.host_keys.trust(&self.id, found);
+                None
+            }
+            Some(pinned) => {
+                let expected = pinned.fingerprint();
+                Some(DialError::HostKeyUnexpected { id, address, expected, found: shown })
+            }
+            None => match self.host_keys.check(&self.id, found) {
+                Verdict::Known | Verdict::Recorded => None,
+                Verdict::Changed { expected } => {
+                    let expected = expected.fingerprint();
+                    Some(DialError::HostKeyChanged { id, address, expected, found: shown })
+                }
+            },
+        }
+    }
+}
+
 impl client::Handler for Handler {
     type Error = russh::Error;
 
     async fn check_server_key(&mut self, presented: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
         let found = HostKey::new(&presented.public_key().to_openssh()?);
-        let expected = match self.pinned.clone() {
-            Some(pinned) if pinned != found => pinned,
-            Some(_) | None => match self.host_keys.check(&self.id, &found) {
-                Verdict::Known | Verdict::Recorded => return Ok(true),
-                Verdict::Changed { expected } => expected,
-            },
-        };
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(DialError::HostKeyChanged {
-            id: self.id.clone(),
-            address: self.address.clone(),
-            expected: expected.fingerprint(),
-            found: found.fingerprint(),
-        });
-        Ok(false)
+        let refused = self.refuse(&found);
+        let is_accepted = refused.is_none();
+        if refused.is_some() {
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        }
+        Ok(is_accepted)
     }
 
     async fn disconnected(&mut self, reason: DisconnectReason<russh::Error>) -> Result<(), russh::Error> {

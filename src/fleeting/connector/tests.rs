@@ -233,6 +233,45 @@ async fn another_host_key_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn a_host_whose_key_is_pinned_is_reached_under_no_other_key() {
+    let sshd = Sshd::start("");
+    let own = fs::read_to_string(sshd.folder.path().join("host_key")).unwrap();
+    let own = russh::keys::PrivateKey::from_openssh(&own).unwrap().public_key().to_openssh().unwrap();
+    let other = sshd.other_key("other_host_key");
+    let pinned = |key: &str| StaticHost { host_key: Some(key.parse().unwrap()), ..sshd.host() };
+    let id = InstanceId::new("host");
+
+    // The pinned key counts, whatever was met before.
+    let met = HostKeys::preloaded([(id.clone(), HostKey::new(&other))]);
+    let instance = sshd::instance(pinned(&own), sshd.settings, met.clone());
+    run(&instance, "true").await;
+    assert_eq!(met.take_new(), [(id, HostKey::new(&own))]);
+
+    let instance = sshd::instance(pinned(&other), sshd.settings, HostKeys::default());
+    let error = instance.run(Command::new("true")).await.unwrap_err();
+    let ExecError::Dial(error @ DialError::HostKeyUnexpected { .. }) = error else { panic!("{error:?}") };
+    assert!(!error.is_retryable(), "{error:?}");
+    let shown = Chain(&error).to_string();
+    let expected = [HostKey::new(&own).fingerprint(), HostKey::new(&other).fingerprint(), "host_key".to_owned()];
+    assert!(expected.iter().all(|part| shown.contains(part)), "{shown}");
+    assert!(!sshd.log().contains("session opened"));
+}
+
+#[tokio::test]
+async fn a_server_with_several_keys_presents_the_pinned_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rsa");
+    run_locally(&["ssh-keygen", "-q", "-N", "", "-t", "rsa", "-f", path.to_str().unwrap()]);
+    let sshd = Sshd::start(&format!("HostKey {}", path.display()));
+    let rsa = fs::read_to_string(path.with_extension("pub")).unwrap();
+    let host = StaticHost { host_key: Some(rsa.parse().unwrap()), ..sshd.host() };
+    run(&sshd::instance(host, sshd.settings, HostKeys::default()), "true").await;
+    // A key that was met first is asked for again.
+    let met = HostKeys::preloaded([(InstanceId::new("host"), HostKey::new(&rsa))]);
+    run(&sshd.instance_with(met), "true").await;
+}
+
+#[tokio::test]
 async fn a_refused_login_is_retried_while_the_instance_may_still_be_booting_and_never_later() {
     let mut sshd = Sshd::start("");
     let authorized = sshd.folder.path().join("authorized_keys");

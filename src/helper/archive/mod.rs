@@ -7,6 +7,8 @@
 mod beneath;
 mod budget;
 mod extract;
+#[cfg(all(test, feature = "manager"))]
+mod fuzz;
 mod gzip;
 mod raw;
 mod source;

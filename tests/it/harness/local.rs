@@ -15,8 +15,23 @@ pub(crate) struct LocalRig {
 impl LocalRig {
     /// One runner of the instance executor; `global` and `autoscaler` are further lines of those sections.
     pub(crate) async fn start(global: &str, autoscaler: &str) -> Self {
+        Self::start_limited(None, global, autoscaler).await
+    }
+
+    /// The same with at most so many open descriptors.
+    pub(crate) async fn start_limited(descriptors: Option<u64>, global: &str, autoscaler: &str) -> Self {
+        Self::start_with(Vec::new(), descriptors, global, autoscaler).await
+    }
+
+    /// The same with variables of its own.
+    pub(crate) async fn start_with(
+        environment: Vec<(String, String)>,
+        descriptors: Option<u64>,
+        global: &str,
+        autoscaler: &str,
+    ) -> Self {
         let sandbox = super::sandbox().await;
-        let manager = Manager::start(&config(&sandbox, global, autoscaler));
+        let manager = Manager::start_limited(&config(&sandbox, global, autoscaler), environment, descriptors);
         Self { manager, sandbox }
     }
 

@@ -77,7 +77,7 @@ pub(crate) fn tell(what: &str, content: &str) {
     eprintln!("---- {what}\n{content}");
 }
 
-fn contains(trace: &[u8], what: &str) -> bool {
+pub(crate) fn contains(trace: &[u8], what: &str) -> bool {
     trace.windows(what.len()).any(|part| part == what.as_bytes())
 }
 

@@ -16,6 +16,7 @@ const END_LIMIT: Duration = Duration::from_secs(15);
 pub(crate) struct Manager {
     folder: tempfile::TempDir,
     environment: Vec<(String, String)>,
+    descriptors: Option<u64>,
     child: Child,
 }
 
@@ -27,16 +28,21 @@ impl Manager {
 
     /// With variables of its own.
     pub(crate) fn start_with(config: &str, environment: Vec<(String, String)>) -> Self {
+        Self::start_limited(config, environment, None)
+    }
+
+    /// With variables of its own, and at most so many open descriptors.
+    pub(crate) fn start_limited(config: &str, environment: Vec<(String, String)>, descriptors: Option<u64>) -> Self {
         let folder = tempfile::Builder::new().prefix("flotilla-manager-").tempdir().expect("a folder");
         fs::write(folder.path().join("config.toml"), config).expect("the config");
-        let child = spawn(folder.path(), &environment);
-        Self { folder, environment, child }
+        let child = spawn(folder.path(), &environment, descriptors);
+        Self { folder, environment, descriptors, child }
     }
 
     /// Starts it again in the same folder, after it has ended.
     pub(crate) fn start_again(&mut self) {
         assert!(self.has_ended(), "two managers in one folder");
-        self.child = spawn(self.folder.path(), &self.environment);
+        self.child = spawn(self.folder.path(), &self.environment, self.descriptors);
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -87,6 +93,20 @@ impl Manager {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// Its open descriptors, as the kernel names them: paths, `socket:[…]`, `pipe:[…]`.
+    pub(crate) fn descriptors(&self) -> Vec<String> {
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the manager runs").flatten();
+        // One that is closed meanwhile has no name any more.
+        let mut names: Vec<_> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+        names.sort();
+        names.iter().map(|name| name.display().to_string()).collect()
+    }
+
+    /// Lets the running process open no further descriptor while more than `most` are open.
+    pub(crate) fn limit_descriptors(&self, most: u64) {
+        super::run("prlimit", &[&format!("--nofile={most}:"), "--pid", &self.pid().to_string()]);
+    }
+
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
@@ -130,11 +150,20 @@ pub(crate) fn flotilla(arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), format!("{}{}", super::text(&output.stdout), super::text(&output.stderr)))
 }
 
-fn spawn(folder: &Path, environment: &[(String, String)]) -> Child {
+fn spawn(folder: &Path, environment: &[(String, String)], descriptors: Option<u64>) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("the log");
     // What a manager logs has a cost, which measurements leave out.
     let level = std::env::var_os("FLOTILLA_TEST_LOG_LEVEL").unwrap_or_else(|| "debug".into());
-    Command::new(env!("CARGO_BIN_EXE_flotilla"))
+    let binary = env!("CARGO_BIN_EXE_flotilla");
+    let mut command = match descriptors {
+        Some(most) => {
+            let mut command = Command::new("prlimit");
+            command.arg(format!("--nofile={most}:{most}")).arg(binary);
+            command
+        }
+        None => Command::new(binary),
+    };
+    command
         .arg("--log-level")
         .arg(level)
         .args(["--log-format", "text", "run", "--config"])

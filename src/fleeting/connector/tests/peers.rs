@@ -31,6 +31,7 @@ fn at(address: &str, settings: Settings) -> Instance {
         os: None,
         arch: None,
         timeout: None,
+        host_key: None,
     };
     instance(host, settings, HostKeys::default())
 }
@@ -101,6 +102,41 @@ async fn what_is_no_ssh_server_is_refused() {
     let error = at(&address, settings).ready(&Readiness::default()).await.unwrap_err();
     let ReadyError::Dial(error) = error else { panic!("{error:?}") };
     assert!(!error.is_dead(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_peer_that_floods_before_the_login_is_left_after_a_fixed_number_of_bytes() {
+    // Short lines and one without an end before the version; packets that are ignored after it.
+    let ignored = [&[0, 0, 0, 12, 6, 2, 0, 0, 0, 0, 0][..], &[0; 5][..]].concat();
+    for (first, repeated) in [
+        (&b""[..], b"\r\n".repeat(4096)),
+        (b"", b"SHH-2.0-x\r\n".repeat(1024)),
+        (b"", vec![b'x'; 8192]),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", ignored.repeat(512)),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let dials = Arc::new(AtomicUsize::new(0));
+        let (counted, shown) = (Arc::clone(&dials), String::from_utf8_lossy(&repeated[..8]).into_owned());
+        let mut peer = JoinSet::new();
+        peer.spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let mut written = socket.write_all(first).await;
+                while written.is_ok() {
+                    written = socket.write_all(&repeated).await;
+                }
+            }
+        });
+        let ReadyError::Dial(error) = at(&address, SETTINGS).ready(&Readiness::default()).await.unwrap_err() else {
+            panic!("no dial error")
+        };
+        let text = crate::error_chain::Chain(&error).to_string();
+        let expected = ["sent more than 262144 bytes before the login", "invalid SSH version string"];
+        let is_version = usize::from(first.is_empty() && text.contains(expected[1]));
+        assert!(text.contains(expected[is_version]), "{shown:?}: {text}");
+        assert_eq!(dials.load(Ordering::SeqCst), 1, "such a server is not dialed again: {shown:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

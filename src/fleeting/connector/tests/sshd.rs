@@ -92,6 +92,7 @@ impl Sshd {
             os: None,
             arch: None,
             timeout: None,
+            host_key: None,
         }
     }
 
