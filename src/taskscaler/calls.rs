@@ -14,9 +14,10 @@ use tracing::warn;
 
 use crate::error_chain::Chain;
 use crate::fleeting::connector::{Instance, Readiness};
-use crate::fleeting::group::{GroupError, GroupListing, InstanceGroup, InstanceState, ProviderInfo};
+use crate::fleeting::group::{GroupError, GroupListing, InstanceGroup, InstanceState, Operation, ProviderInfo};
 use crate::ids::{InstanceId, ReservationKey};
 
+use super::core::failure::{Cause, Failure};
 use super::core::{CreationId, Event, GroupState, Listing};
 
 /// A list of a thousand instances takes a cloud a few seconds.
@@ -63,11 +64,10 @@ impl FormerJobs for NoFormerJobs {
 }
 
 pub(super) async fn list(group: Arc<dyn InstanceGroup>) -> Event {
-    let failed = |error| Event::ListingFailed { error };
     match bounded(LISTING_TIME, group.update()).await {
         Ok(Ok(listed)) => Event::GroupListed(listing(listed)),
-        Ok(Err(error)) => failed(Chain(&error).to_string()),
-        Err(fault) => failed(fault),
+        Ok(Err(error)) => Event::ListingFailed { failure: failure(&error) },
+        Err(fault) => Event::ListingFailed { failure: Failure::other(fault) },
     }
 }
 
@@ -93,33 +93,32 @@ pub(super) async fn increase(
     count: u32,
     time: Option<Duration>,
 ) -> Event {
-    let finished = |succeeded, uncertain, error| Event::IncreaseFinished { creation, succeeded, uncertain, error };
-    let Some(time) = time else { return finished(0, 0, Some(NO_CLAIM.to_owned())) };
+    let finished = |succeeded, failure: Option<Failure>| {
+        let in_doubt = failure.as_ref().is_some_and(|failure| failure.cause == Cause::InDoubt);
+        let uncertain = if in_doubt { count - succeeded } else { 0 };
+        Event::IncreaseFinished { creation, succeeded, uncertain, failure }
+    };
+    let Some(time) = time else { return finished(0, Some(Failure::other(NO_CLAIM))) };
     match bounded(CHANGE_TIME.min(time), group.increase(count)).await {
-        Ok(increased) => {
-            let succeeded = increased.succeeded.min(count);
-            let in_doubt = increased.error.as_ref().is_some_and(is_in_doubt);
-            let uncertain = if in_doubt { count - succeeded } else { 0 };
-            finished(succeeded, uncertain, increased.error.map(|error| Chain(&error).to_string()))
-        }
-        Err(fault) => finished(0, count, Some(fault)),
+        Ok(increased) => finished(increased.succeeded.min(count), increased.error.as_ref().map(failure)),
+        Err(fault) => finished(0, Some(Failure::new(Cause::InDoubt, fault))),
     }
 }
 
 /// As [`increase`].
 pub(super) async fn decrease(group: Arc<dyn InstanceGroup>, asked: Vec<InstanceId>, time: Option<Duration>) -> Event {
     let Some(time) = time else {
-        return Event::DecreaseFinished { asked, accepted: Vec::new(), error: Some(NO_CLAIM.to_owned()) };
+        return Event::DecreaseFinished { asked, accepted: Vec::new(), failure: Some(Failure::other(NO_CLAIM)) };
     };
-    let (accepted, error) = match bounded(CHANGE_TIME.min(time), group.decrease(&asked)).await {
+    let (accepted, failure) = match bounded(CHANGE_TIME.min(time), group.decrease(&asked)).await {
         Ok(decreased) => {
             let ours: BTreeSet<&InstanceId> = asked.iter().collect();
             let accepted = decreased.succeeded.into_iter().filter(|id| ours.contains(id)).collect();
-            (accepted, decreased.error.map(|error| Chain(&error).to_string()))
+            (accepted, decreased.error.as_ref().map(failure))
         }
-        Err(fault) => (Vec::new(), Some(fault)),
+        Err(fault) => (Vec::new(), Some(Failure::new(Cause::InDoubt, fault))),
     };
-    Event::DecreaseFinished { asked, accepted, error }
+    Event::DecreaseFinished { asked, accepted, failure }
 }
 
 /// The connector bounds this by `connector_config.timeout`.
@@ -178,20 +177,21 @@ async fn bounded<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T,
     }
 }
 
-/// Whether the request may have arrived all the same.
-fn is_in_doubt(error: &GroupError) -> bool {
-    match error {
-        GroupError::Failed { .. } => true,
-        GroupError::NoCapacity { .. }
-        | GroupError::Full { .. }
-        | GroupError::Throttled { .. }
+/// A provider's error in the core's words. A change that failed for an unknown reason may have been made all the same.
+fn failure(error: &GroupError) -> Failure {
+    let cause = match error {
+        GroupError::Throttled { retry_after, .. } => Cause::Throttled { retry_after: *retry_after },
+        GroupError::NoCapacity { detail, .. } => Cause::NoCapacity { what: Some(detail.clone()) },
+        GroupError::Full { max } => Cause::NoCapacity { what: Some(format!("the group's maximum of {max}")) },
+        GroupError::Denied { .. } => Cause::Denied,
+        GroupError::Misconfigured { .. } | GroupError::AnotherGroup { .. } => Cause::Misconfigured,
+        GroupError::Failed { operation: Operation::Increase | Operation::Decrease, .. } => Cause::InDoubt,
+        GroupError::Failed { .. }
         | GroupError::UnknownInstance { .. }
         | GroupError::Unhealthy { .. }
-        | GroupError::Denied { .. }
-        | GroupError::LeaseHeld { .. }
-        | GroupError::AnotherGroup { .. }
-        | GroupError::Misconfigured { .. } => false,
-    }
+        | GroupError::LeaseHeld { .. } => Cause::Other,
+    };
+    Failure::new(cause, Chain(error).to_string())
 }
 
 /// A listing of the provider in the core's words.
@@ -207,5 +207,28 @@ fn group_state(state: InstanceState) -> GroupState {
         InstanceState::Deleting => GroupState::Deleting,
         InstanceState::Deleted => GroupState::Deleted,
         InstanceState::Timeout => GroupState::TimedOut,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_core_hears_the_cause_of_a_providers_error() {
+        let check = |error: GroupError, cause: Cause| assert_eq!(failure(&error).cause, cause, "{error}");
+        let wait = Some(Duration::from_secs(7));
+        let operation = Operation::Increase;
+        check(GroupError::Throttled { operation, retry_after: wait }, Cause::Throttled { retry_after: wait });
+        let detail = "eu-central-1a, m7i.large".to_owned();
+        let what = Some(detail.clone());
+        check(GroupError::NoCapacity { operation, detail }, Cause::NoCapacity { what });
+        let what = Some("the group's maximum of 3".to_owned());
+        check(GroupError::Full { max: 3 }, Cause::NoCapacity { what });
+        check(GroupError::Denied { operation, detail: "policy".to_owned() }, Cause::Denied);
+        check(GroupError::Misconfigured { detail: "zone".to_owned() }, Cause::Misconfigured);
+        check(GroupError::failed(Operation::Increase, "reset"), Cause::InDoubt);
+        check(GroupError::failed(Operation::Decrease, "reset"), Cause::InDoubt);
+        check(GroupError::failed(Operation::Update, "reset"), Cause::Other);
     }
 }

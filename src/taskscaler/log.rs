@@ -8,6 +8,7 @@ use tracing::{debug, error, info, warn};
 use crate::ids::ReservationKey;
 
 use super::core::Decision;
+use super::core::failure::Failures;
 use super::core::policy::Target;
 use super::core::reasons::RemovalReason;
 use super::core::scaling::Capacity;
@@ -82,22 +83,20 @@ fn group(decision: &Decision) {
         }
         Decision::HeldBack { reason } => info!(required = reason.required, reason = %reason, "instances are held back"),
         Decision::Increased { count } => debug!(num_successful = count, "increasing instances response"),
-        Decision::IncreaseFailed { asked, succeeded, error } => {
-            error!(err = error, num_requested = asked, num_successful = succeeded, "increasing instances failure");
+        Decision::IncreaseFailed { asked, succeeded, failure } => {
+            let (cause, err) = (failure.cause.as_str(), &failure.detail);
+            error!(err, cause, num_requested = asked, num_successful = succeeded, "increasing instances failure");
         }
-        Decision::BackingOff { failed_requests, failed_instances: 0, wait } => {
-            warn!(failed_requests, wait_s = wait.as_secs(), "backing off scale up due to failed requests");
-        }
-        Decision::BackingOff { failed_requests, failed_instances, wait } => {
-            let wait_s = wait.as_secs();
-            warn!(failed_requests, failed_instances, wait_s, "backing off scale up due to ready up failures");
-        }
+        Decision::BackingOff { failures, wait } => backing_off(failures, wait.as_secs()),
         Decision::LaunchOverdue { count } => warn!(count, "instances were promised and did not come"),
         Decision::Decreasing { count } => info!(count, "decreasing instances"),
-        Decision::DecreaseFailed { asked, accepted, error } => {
-            error!(err = error, num_requested = asked, num_successful = accepted, "decreasing instances");
+        Decision::DecreaseFailed { asked, accepted, failure } => {
+            let (cause, err) = (failure.cause.as_str(), &failure.detail);
+            error!(err, cause, num_requested = asked, num_successful = accepted, "decreasing instances");
         }
-        Decision::ListingFailed { error } => warn!(err = error, "listing the group failed"),
+        Decision::ListingFailed { failure } => {
+            warn!(err = failure.detail, cause = failure.cause.as_str(), "listing the group failed");
+        }
         // What goes on for long is said at a lower level than its beginning.
         Decision::Refused { refusal, count: 1 } => {
             info!(refusal = refusal.as_str(), reason = %refusal, "reservation refused");
@@ -107,6 +106,18 @@ fn group(decision: &Decision) {
         }
         Decision::Stopped { remaining } => info!(remaining, "taskscaler's shutdown completed"),
         _ => {}
+    }
+}
+
+/// Operators search for the first two messages. The third names what the reference counts as a failed request.
+fn backing_off(failures: &Failures, wait_s: u64) {
+    let Failures { requests: failed_requests, capacity: without_capacity, instances: failed_instances } = *failures;
+    if failed_instances > 0 {
+        warn!(failed_requests, failed_instances, wait_s, "backing off scale up due to ready up failures");
+    } else if failed_requests > 0 {
+        warn!(failed_requests, wait_s, "backing off scale up due to failed requests");
+    } else {
+        warn!(without_capacity, wait_s, "backing off scale up due to missing capacity");
     }
 }
 

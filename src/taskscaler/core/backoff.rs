@@ -6,12 +6,16 @@
 
 use std::time::{Duration, Instant};
 
+use super::failure::{Cause, Failures};
 use crate::backoff::Backoff;
 
 /// The first wait after a failure.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest wait after requests that the group refused: they cost calls only, and jobs may be waiting.
 const REQUEST_CAP: Duration = Duration::from_secs(60);
+/// The longest wait after requests that the provider had no capacity for: a shortage lasts, and asking more often brings
+/// nothing but calls.
+const CAPACITY_CAP: Duration = Duration::from_secs(120);
 /// The longest wait after instances that came up broken: each try costs an instance.
 const READINESS_CAP: Duration = Duration::from_secs(300);
 
@@ -26,11 +30,14 @@ pub(super) enum Allowance {
     NotBefore(Instant),
 }
 
-/// Failures since the last success, of either kind.
+/// Failures since the last success, of each kind.
 #[derive(Debug)]
 pub(super) struct Breaker {
     requests: Strikes,
+    capacity: Strikes,
     readiness: Strikes,
+    /// The provider wants no call before this time.
+    asked_to_wait: Option<Instant>,
 }
 
 /// Failures of one kind.
@@ -44,15 +51,27 @@ struct Strikes {
 
 impl Breaker {
     pub(super) fn new() -> Self {
-        Self { requests: Strikes::new(REQUEST_CAP), readiness: Strikes::new(READINESS_CAP) }
+        Self {
+            requests: Strikes::new(REQUEST_CAP),
+            capacity: Strikes::new(CAPACITY_CAP),
+            readiness: Strikes::new(READINESS_CAP),
+            asked_to_wait: None,
+        }
     }
 
-    pub(super) fn request_failed(&mut self, now: Instant) {
-        self.requests.strike(now);
+    pub(super) fn request_failed(&mut self, cause: &Cause, now: Instant) {
+        match cause {
+            Cause::NoCapacity { .. } => self.capacity.strike(now),
+            Cause::Throttled { .. } | Cause::Denied | Cause::Misconfigured | Cause::InDoubt | Cause::Other => {
+                self.requests.strike(now);
+            }
+        }
+        self.asked_to_wait = self.asked_to_wait.max(cause.retry_after().map(|wait| now + wait));
     }
 
     pub(super) fn request_succeeded(&mut self) {
         self.requests.reset();
+        self.capacity.reset();
     }
 
     /// An instance that appeared at `born` did not become ready.
@@ -68,16 +87,15 @@ impl Breaker {
 
     /// Whether anything has failed since the last success.
     pub(super) fn is_failing(&self) -> bool {
-        self.requests.count > 0 || self.readiness.count > 0
+        self.requests.count > 0 || self.capacity.count > 0 || self.readiness.count > 0
     }
 
-    /// Failures in a row, of requests and of instances.
-    pub(super) fn failures(&self) -> (u32, u32) {
-        (self.requests.count, self.readiness.count)
+    pub(super) fn failures(&self) -> Failures {
+        Failures { requests: self.requests.count, capacity: self.capacity.count, instances: self.readiness.count }
     }
 
     pub(super) fn allowance(&self, now: Instant) -> Allowance {
-        let until = self.requests.until.max(self.readiness.until);
+        let until = self.requests.until.max(self.capacity.until).max(self.readiness.until).max(self.asked_to_wait);
         match until {
             Some(until) if now < until => Allowance::NotBefore(until),
             _ if self.readiness.count > 0 => Allowance::Probe,
@@ -151,9 +169,41 @@ mod tests {
         let start = crate::time::now().instant;
         let mut breaker = Breaker::new();
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
-            breaker.request_failed(start);
+            breaker.request_failed(&Cause::Other, start);
             assert_eq!(breaker.allowance(start), Allowance::NotBefore(start + Duration::from_secs(seconds)));
         }
         assert_eq!(breaker.allowance(start + Duration::from_secs(60)), Allowance::Full);
+    }
+
+    #[test]
+    fn a_shortage_has_a_back_off_of_its_own() {
+        let start = crate::time::now().instant;
+        let mut breaker = Breaker::new();
+        let shortage = Cause::NoCapacity { what: Some("eu-central-1a, m7i.large".to_owned()) };
+        for seconds in [1, 2, 4, 8, 16, 32, 64, 120, 120] {
+            breaker.request_failed(&shortage, start);
+            assert_eq!(breaker.allowance(start), Allowance::NotBefore(start + Duration::from_secs(seconds)));
+        }
+        assert_eq!(breaker.failures(), Failures { capacity: 9, ..Failures::default() });
+        breaker.request_failed(&Cause::Other, start);
+        assert_eq!(breaker.failures().requests, 1);
+        breaker.request_succeeded();
+        assert_eq!((breaker.failures(), breaker.allowance(start)), (Failures::default(), Allowance::Full));
+    }
+
+    #[test]
+    fn the_providers_wish_to_be_left_alone_is_granted_up_to_ten_minutes() {
+        let start = crate::time::now().instant;
+        let after = |seconds| Allowance::NotBefore(start + Duration::from_secs(seconds));
+        for (wish, granted) in [(None, 1), (Some(0), 1), (Some(30), 30), (Some(86_400), 600)] {
+            let mut breaker = Breaker::new();
+            breaker.request_failed(&Cause::Throttled { retry_after: wish.map(Duration::from_secs) }, start);
+            assert_eq!(breaker.allowance(start), after(granted), "{wish:?}");
+        }
+        // A success of a call that was under way takes nothing of it back.
+        let mut breaker = Breaker::new();
+        breaker.request_failed(&Cause::Throttled { retry_after: Some(Duration::from_secs(30)) }, start);
+        breaker.request_succeeded();
+        assert_eq!(breaker.allowance(start), after(30));
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::ids::{InstanceId, ReservationKey};
 
+use super::failure::{Failure, Failures};
 use super::instance::Cause;
 use super::policy::Target;
 use super::reasons::{CreationReason, Refusal, RemovalReason};
@@ -45,12 +46,11 @@ pub enum Decision {
     IncreaseFailed {
         asked: u32,
         succeeded: u32,
-        error: String,
+        failure: Failure,
     },
     /// Nothing is created for a while because of failures.
     BackingOff {
-        failed_requests: u32,
-        failed_instances: u32,
+        failures: Failures,
         wait: Duration,
     },
     /// Instances that were promised are no longer counted on.
@@ -58,7 +58,7 @@ pub enum Decision {
         count: u32,
     },
     ListingFailed {
-        error: String,
+        failure: Failure,
     },
     Discovered {
         instance: InstanceId,
@@ -102,7 +102,7 @@ pub enum Decision {
     DecreaseFailed {
         asked: u32,
         accepted: u32,
-        error: String,
+        failure: Failure,
     },
     UnexpectedlyRemoved {
         instance: InstanceId,
@@ -227,14 +227,12 @@ impl fmt::Display for Decision {
             Self::SettingsChanged => f.write_str("the settings are taken up"),
             Self::Increasing { reason } | Self::HeldBack { reason } => reason.fmt(f),
             Self::Increased { count } => write!(f, "{count} will come"),
-            Self::IncreaseFailed { asked, succeeded, error } => write!(f, "{succeeded} of {asked} will come: {error}"),
-            Self::BackingOff { failed_requests, failed_instances, wait } => write!(
-                f,
-                "none for {} s: failed requests {failed_requests}, failed instances {failed_instances}",
-                wait.as_secs()
-            ),
+            Self::IncreaseFailed { asked, succeeded, failure } => {
+                write!(f, "{succeeded} of {asked} will come: {failure}")
+            }
+            Self::BackingOff { failures, wait } => write!(f, "none for {} s: {failures}", wait.as_secs()),
             Self::LaunchOverdue { count } => write!(f, "{count} were promised and did not come"),
-            Self::ListingFailed { error } => f.write_str(error),
+            Self::ListingFailed { failure } => failure.fmt(f),
             Self::Discovered { cause, restored: false, .. } => f.write_str(cause.as_str()),
             Self::Discovered { cause, restored: true, .. } => write!(f, "{}, known from before", cause.as_str()),
             Self::ForeignFound { .. } => f.write_str("not ours: counted, neither used nor deleted"),
@@ -246,7 +244,7 @@ impl fmt::Display for Decision {
             Self::Missing { .. } => f.write_str("the last listing lacks it"),
             Self::MarkedForRemoval { reason, .. } => f.write_str(&reason.explained()),
             Self::Decreasing { count } => write!(f, "-{count}"),
-            Self::DecreaseFailed { asked, accepted, error } => write!(f, "{accepted} of {asked} will go: {error}"),
+            Self::DecreaseFailed { asked, accepted, failure } => write!(f, "{accepted} of {asked} will go: {failure}"),
             Self::UnexpectedlyRemoved { uses, slots, .. } => {
                 write!(f, "not by us: uses {uses}, jobs {}", slots.len())
             }

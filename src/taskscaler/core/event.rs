@@ -3,6 +3,7 @@
 use crate::ids::{InstanceId, ReservationKey};
 
 use super::creations::CreationId;
+use super::failure::Failure;
 use super::records::Restored;
 use super::settings::Settings;
 
@@ -45,7 +46,7 @@ pub enum Event {
 
     GroupListed(Listing),
     ListingFailed {
-        error: String,
+        failure: Failure,
     },
     /// `succeeded` instances come; another `uncertain` may, because it is not known whether the rest of the
     /// request arrived.
@@ -53,13 +54,13 @@ pub enum Event {
         creation: CreationId,
         succeeded: u32,
         uncertain: u32,
-        error: Option<String>,
+        failure: Option<Failure>,
     },
     /// These instances are going or gone; the others of the call are not.
     DecreaseFinished {
         asked: Vec<InstanceId>,
         accepted: Vec<InstanceId>,
-        error: Option<String>,
+        failure: Option<Failure>,
     },
 
     InstancePrepared {

@@ -9,6 +9,7 @@ use crate::time::Now;
 use super::backoff::Allowance;
 use super::command::Victim;
 use super::creations::CreationId;
+use super::failure::{Cause, Failure};
 use super::instance::{Deletion, State};
 use super::mutations::{self, Mutation};
 use super::reasons::{CreationReason, Limit, RemovalReason};
@@ -72,7 +73,8 @@ impl Core {
 
     /// Asks the group to delete what is to go, in one call.
     pub(super) fn delete_due(&mut self, now: Now) {
-        if self.calls.decreasing || !self.is_sole_writer() {
+        let is_asked_to_wait = self.calls.decrease_not_before.is_some_and(|until| now.instant < until);
+        if self.calls.decreasing || is_asked_to_wait || !self.is_sole_writer() {
             return;
         }
         let due = self.fleet.deletions().take_while(|(at, _)| *at <= now.instant).take(DELETED_AT_ONCE);
@@ -97,11 +99,13 @@ impl Core {
         &mut self,
         asked: &[InstanceId],
         accepted: &[InstanceId],
-        error: Option<String>,
+        failure: Option<Failure>,
         now: Now,
     ) {
         self.calls.decreasing = false;
         let retry = now.instant + self.settings.deletion_retry_interval;
+        let wish = failure.as_ref().and_then(|failure| failure.cause.retry_after());
+        self.calls.decrease_not_before = wish.map(|wait| now.instant + wait);
         let agreed: BTreeSet<&InstanceId> = accepted.iter().collect();
         for id in asked {
             let in_flight = self.fleet.get(id).is_some_and(|it| match &it.state {
@@ -117,10 +121,10 @@ impl Core {
                 self.set_deletion(id, deletion);
             }
         }
-        if let Some(error) = error {
+        if let Some(failure) = failure {
             self.totals.decrease_failed += 1;
             let count = |ids: &[InstanceId]| u32::try_from(ids.len()).unwrap_or(u32::MAX);
-            self.report(Decision::DecreaseFailed { asked: count(asked), accepted: count(accepted), error }, now);
+            self.report(Decision::DecreaseFailed { asked: count(asked), accepted: count(accepted), failure }, now);
         }
     }
 
@@ -129,7 +133,7 @@ impl Core {
         id: CreationId,
         succeeded: u32,
         uncertain: u32,
-        error: Option<String>,
+        failure: Option<Failure>,
         now: Now,
     ) {
         self.calls.increasing = false;
@@ -139,18 +143,18 @@ impl Core {
         if succeeded > 0 {
             self.expect_news(now);
         }
-        match error {
+        match failure {
             None => {
                 self.breaker.request_succeeded();
                 self.report(Decision::Increased { count: succeeded }, now);
             }
-            Some(error) => {
+            Some(failure) => {
                 self.totals.increase_failed += 1;
                 if succeeded > 0 {
                     self.breaker.request_succeeded();
                 }
-                self.breaker.request_failed(now.instant);
-                self.report(Decision::IncreaseFailed { asked, succeeded, error }, now);
+                self.breaker.request_failed(&failure.cause, now.instant);
+                self.report(Decision::IncreaseFailed { asked, succeeded, failure }, now);
                 self.report_backing_off(now);
             }
         }
@@ -160,7 +164,7 @@ impl Core {
     pub(super) fn launch_overdue(&mut self, began: Instant, now: Now) {
         let count = self.creations.waive_overdue(began);
         if count > 0 {
-            self.breaker.request_failed(now.instant);
+            self.breaker.request_failed(&Cause::Other, now.instant);
             self.report(Decision::LaunchOverdue { count }, now);
             self.report_backing_off(now);
         }
@@ -196,9 +200,8 @@ impl Core {
 
     pub(super) fn report_backing_off(&mut self, now: Now) {
         if let Allowance::NotBefore(until) = self.breaker.allowance(now.instant) {
-            let (failed_requests, failed_instances) = self.breaker.failures();
             let wait = until.saturating_duration_since(now.instant);
-            self.report(Decision::BackingOff { failed_requests, failed_instances, wait }, now);
+            self.report(Decision::BackingOff { failures: self.breaker.failures(), wait }, now);
         }
     }
 

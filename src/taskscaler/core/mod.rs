@@ -8,6 +8,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | [`event`], [`command`], [`decision`] | what comes in, what goes out, what is told about it |
+//! | [`failure`] | why a call to the group failed |
 //! | [`outbox`] | what must be kept before what may be done |
 //! | [`instance`], [`slots`], [`keys`] | the three state machines: an instance, its slots, a claim |
 //! | `fleet`, `creations`, `tombstones` | all instances with their counts; those asked for and not yet listed; those gone |
@@ -31,6 +32,7 @@ pub mod command;
 mod creations;
 pub mod decision;
 pub mod event;
+pub mod failure;
 mod fleet;
 mod growth;
 pub mod instance;
@@ -64,6 +66,7 @@ pub use command::{Command, Victim};
 pub use creations::CreationId;
 pub use decision::Decision;
 pub use event::{Event, GroupState, Listing, Release, Ticket};
+pub use failure::Failure;
 pub use keys::Place;
 pub use settings::Settings;
 
@@ -161,11 +164,15 @@ struct Calls {
     raised_by_others: u32,
     /// The wait after a listing that failed.
     listing_wait: Option<Duration>,
+    /// The provider wants no listing before this time.
+    listing_not_before: Option<Instant>,
     listing_backoff: Backoff,
     /// The group was asked for instances a short while ago.
     news: Option<News>,
     increasing: bool,
     decreasing: bool,
+    /// The provider wants no decrease before this time.
+    decrease_not_before: Option<Instant>,
 }
 
 /// Listings that are worth making sooner than usual.
@@ -201,10 +208,12 @@ impl Core {
                 target_allowed: None,
                 raised_by_others: 0,
                 listing_wait: None,
+                listing_not_before: None,
                 listing_backoff: backoff,
                 news: None,
                 increasing: false,
                 decreasing: false,
+                decrease_not_before: None,
             },
             timers: Timers::default(),
             commands: VecDeque::new(),
@@ -226,11 +235,13 @@ impl Core {
             Event::AcquisitionCancelled { key } => self.cancel(&key, now),
             Event::Released { key, release } => self.release(&key, release, now),
             Event::GroupListed(listing) => self.survey(listing, now),
-            Event::ListingFailed { error } => self.listing_failed(error, now),
-            Event::IncreaseFinished { creation, succeeded, uncertain, error } => {
-                self.increase_finished(creation, succeeded, uncertain, error, now);
+            Event::ListingFailed { failure } => self.listing_failed(failure, now),
+            Event::IncreaseFinished { creation, succeeded, uncertain, failure } => {
+                self.increase_finished(creation, succeeded, uncertain, failure, now);
             }
-            Event::DecreaseFinished { asked, accepted, error } => self.decrease_finished(&asked, &accepted, error, now),
+            Event::DecreaseFinished { asked, accepted, failure } => {
+                self.decrease_finished(&asked, &accepted, failure, now);
+            }
             Event::InstancePrepared { instance, result } => self.prepared(&instance, result, now),
             Event::InstanceChecked { instance, result } => self.checked(&instance, result, now),
             Event::SlotExamined { instance, slot, result } => self.examined(&instance, slot, result, now),
@@ -371,6 +382,7 @@ impl Core {
         self.timers.arrange(Timer::Policy, edge);
         let deletion = self.fleet.deletions().next().map(|(at, _)| at);
         let may_delete = self.calls.surveyed && self.is_sole_writer() && !self.calls.decreasing;
+        let deletion = deletion.max(self.calls.decrease_not_before.filter(|_| deletion.is_some()));
         self.timers.arrange(Timer::Deletion, deletion.filter(|_| may_delete));
         self.timers.arrange(Timer::Tombstone, self.tombstones.next_deadline());
         let ghost = self.ghosts.values().min().copied();

@@ -8,6 +8,7 @@ use crate::time::Now;
 
 use super::creations::{CreationId, SizeReport};
 use super::event::{GroupState, Listing};
+use super::failure::Failure;
 use super::instance::{Cause, Deletion, Instance, Leaving, State};
 use super::mutations::{self, Mutation};
 use super::reasons::RemovalReason;
@@ -35,9 +36,10 @@ const NEWS_WITHIN: Duration = Duration::from_millis(500);
 const GHOSTS_COUNT: Duration = Duration::from_secs(60);
 
 impl Core {
-    /// Asks for a listing, unless one is under way.
+    /// Asks for a listing, unless one is under way or the provider wants to be left alone.
     pub(super) fn list(&mut self, now: Now) {
-        if self.calls.listing.is_none() {
+        let is_asked_to_wait = self.calls.listing_not_before.is_some_and(|until| now.instant < until);
+        if self.calls.listing.is_none() && !is_asked_to_wait {
             self.calls.listing = Some(now.instant);
             self.totals.listings += 1;
             self.commands.push_back(Command::ListGroup);
@@ -65,14 +67,17 @@ impl Core {
         self.calls.news = Some(News { since: now.instant, wait: NEWS_WITHIN });
     }
 
-    pub(super) fn listing_failed(&mut self, error: String, now: Now) {
+    pub(super) fn listing_failed(&mut self, failure: Failure, now: Now) {
         self.totals.listings_failed += 1;
         if !mutations::on(Mutation::ListingNotRetried) {
             self.calls.listing = None;
         }
         self.calls.listed = Some(now.instant);
-        self.calls.listing_wait = Some(self.calls.listing_backoff.next_wait_at(1.0));
-        self.report(Decision::ListingFailed { error }, now);
+        let wait = self.calls.listing_backoff.next_wait_at(1.0);
+        let wish = failure.cause.retry_after();
+        self.calls.listing_wait = Some(wait.max(wish.unwrap_or_default()));
+        self.calls.listing_not_before = wish.map(|wait| now.instant + wait);
+        self.report(Decision::ListingFailed { failure }, now);
     }
 
     /// Takes in a listing.

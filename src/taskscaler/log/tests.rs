@@ -2,6 +2,7 @@
 
 use tracing::Level;
 
+use super::super::core::Failure;
 use super::super::core::reasons::CreationReason;
 use super::super::tests::said::Said;
 use super::*;
@@ -65,10 +66,10 @@ fn the_known_messages_stay_with_their_levels_and_fields() {
     );
     check(&Decision::Decreasing { count: 2 }, Level::INFO, "decreasing instances", &[("count", "2")]);
     check(
-        &Decision::DecreaseFailed { asked: 2, accepted: 1, error: "503".to_owned() },
+        &Decision::DecreaseFailed { asked: 2, accepted: 1, failure: Failure::other("503") },
         Level::ERROR,
         "decreasing instances",
-        &[("err", "503"), ("num_requested", "2"), ("num_successful", "1")],
+        &[("err", "503"), ("cause", "failed"), ("num_requested", "2"), ("num_successful", "1")],
     );
     check(
         &marked(RemovalReason::Idle { idle: Duration::from_secs(61), idle_time: Duration::from_secs(60) }),

@@ -8,8 +8,9 @@ use super::ledger::Ledger;
 use super::polling::{PollEnd, Polling};
 use super::{Job, Outcome, Provider, Setup};
 use crate::ids::{InstanceId, ReservationKey};
+use crate::taskscaler::core::failure::Cause;
 use crate::taskscaler::core::records::Restored;
-use crate::taskscaler::core::{Command, Core, CreationId, Decision, Event, Place, Release, Ticket, Victim};
+use crate::taskscaler::core::{Command, Core, CreationId, Decision, Event, Failure, Place, Release, Ticket, Victim};
 use crate::time::Now;
 
 /// How long a request to GitLab takes.
@@ -278,8 +279,9 @@ impl<'a> World<'a> {
         let coming = self.group.increase(count, self.now.instant);
         self.ledger.increased(count, &coming, self.now.instant);
         let succeeded = u32::try_from(coming.len()).unwrap_or(count);
-        let error = (succeeded < count).then(|| "the group has no more".to_owned());
-        self.later(self.provider.call, Event::IncreaseFinished { creation, succeeded, uncertain: 0, error });
+        let shortage = || Failure::new(Cause::NoCapacity { what: None }, "the group has no more");
+        let failure = (succeeded < count).then(shortage);
+        self.later(self.provider.call, Event::IncreaseFinished { creation, succeeded, uncertain: 0, failure });
     }
 
     fn decrease(&mut self, victims: &[Victim]) {
@@ -288,7 +290,7 @@ impl<'a> World<'a> {
         }
         let asked: Vec<InstanceId> = victims.iter().map(|victim| victim.instance.clone()).collect();
         self.group.decrease(asked.iter(), self.now.instant);
-        self.later(self.provider.call, Event::DecreaseFinished { accepted: asked.clone(), asked, error: None });
+        self.later(self.provider.call, Event::DecreaseFinished { accepted: asked.clone(), asked, failure: None });
     }
 
     fn later(&mut self, after: Duration, event: Event) {

@@ -13,7 +13,7 @@ use crate::taskscaler::core::keys::Claim;
 use crate::taskscaler::core::policy::Policy;
 use crate::taskscaler::core::records::Restored;
 use crate::taskscaler::core::settings::{Settings, UnknownInstances};
-use crate::taskscaler::core::{Command, Core, Event, GroupState, Listing, Release, Ticket};
+use crate::taskscaler::core::{Command, Core, Event, Failure, GroupState, Listing, Release, Ticket};
 use crate::time::Now;
 
 /// What happens, a second apart.
@@ -238,12 +238,12 @@ impl RealPool {
                     creation,
                     succeeded: 0,
                     uncertain: 0,
-                    error: Some("this group is full".to_owned()),
+                    failure: Some(Failure::other("this group is full")),
                 },
                 Command::Decrease { victims } => {
                     let asked: Vec<InstanceId> = victims.into_iter().map(|victim| victim.instance).collect();
                     self.members.retain(|id, _| !asked.contains(id));
-                    Event::DecreaseFinished { accepted: asked.clone(), asked, error: None }
+                    Event::DecreaseFinished { accepted: asked.clone(), asked, failure: None }
                 }
                 Command::Record(_)
                 | Command::Examine { .. }

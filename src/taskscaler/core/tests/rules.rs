@@ -69,7 +69,7 @@ fn a_listing_that_is_older_than_a_deletion_invents_no_instance() {
         creation: crate::taskscaler::core::CreationId(1),
         succeeded: 3,
         uncertain: 0,
-        error: None,
+        failure: None,
     });
     direct.list(Some(3), &members);
     for member in members {

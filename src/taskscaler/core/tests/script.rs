@@ -24,6 +24,13 @@ pub(super) enum Injection {
     NoCapacity {
         lasts: Duration,
     },
+    Throttled {
+        lasts: Duration,
+    },
+    /// Changes of the group are refused until an operator mends something.
+    Denied {
+        lasts: Duration,
+    },
     BrokenImage {
         lasts: Duration,
     },
@@ -108,6 +115,8 @@ pub(super) fn apply(world: &mut World, injection: &Injection) {
             world.faults.no_capacity = Some(now + lasts);
             world.schedule_group(lasts);
         }
+        Injection::Throttled { lasts } => world.faults.throttled = Some(now + lasts),
+        Injection::Denied { lasts } => world.faults.denied = Some(now + lasts),
         Injection::BrokenImage { lasts } => world.faults.broken_image = Some(now + lasts),
         Injection::DeletesIgnored { lasts } => world.faults.deletes_ignored = Some(now + lasts),
         Injection::DuplicatePages { lasts } => world.faults.duplicates = Some(now + lasts),

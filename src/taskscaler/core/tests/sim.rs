@@ -187,7 +187,7 @@ fn script(dice: &mut Dice) -> Vec<(Duration, Injection)> {
 fn injection(dice: &mut Dice) -> Injection {
     let lasts = Duration::from_secs(dice.pick(&[5, 30, 120, 600, LONGEST_FAULT]));
     let nth = u32::try_from(dice.between(0, 59)).unwrap();
-    match dice.between(0, 28) {
+    match dice.between(0, 30) {
         0..=7 => Injection::Jobs {
             count: u32::try_from(dice.pick(&[1, 1, 3, 10, 40])).unwrap(),
             runs: Duration::from_secs(dice.pick(&[1, 12, 60, 600])),
@@ -218,6 +218,8 @@ fn injection(dice: &mut Dice) -> Injection {
         25 => Injection::CancelWaiting,
         26 => Injection::Protect { nth, lasts },
         27 => Injection::RefuseJobs { nth },
+        28 => Injection::Throttled { lasts },
+        29 => Injection::Denied { lasts },
         _ => Injection::Crash { down: dice.millis(100, 60_000) },
     }
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::ids::{InstanceId, ReservationKey};
+use crate::taskscaler::core::failure::{Cause, Failure};
 use crate::taskscaler::core::outbox::{Outbox, Step};
 use crate::taskscaler::core::records::{Record, Restored};
 use crate::taskscaler::core::settings::Settings;
@@ -54,6 +55,30 @@ const MOST_STEPS_AT_ONCE: u32 = 5000;
 /// Until the first failure is known more may be asked for, and after it the waits are short at first.
 const MOST_INSTANCES_LOST_AT_FIRST: u64 = 15;
 
+/// A call to the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Call {
+    List,
+    Increase,
+    Decrease,
+}
+
+/// Failures that only an operator can mend.
+#[derive(Clone, Copy, Debug)]
+enum Denial {
+    Credentials,
+    Settings,
+}
+
+impl Denial {
+    fn failure(self) -> Failure {
+        match self {
+            Self::Credentials => Failure::new(Cause::Denied, "403"),
+            Self::Settings => Failure::new(Cause::Misconfigured, "no such template"),
+        }
+    }
+}
+
 /// How the simulated group behaves when nothing is wrong.
 #[derive(Clone, Debug)]
 pub(super) struct GroupStyle {
@@ -93,6 +118,9 @@ pub(super) struct Faults {
     pub lost_responses: Option<Instant>,
     pub partial: Option<Instant>,
     pub no_capacity: Option<Instant>,
+    pub throttled: Option<Instant>,
+    /// Changes of the group are not allowed, or its settings cannot work.
+    pub denied: Option<Instant>,
     pub broken_image: Option<Instant>,
     pub deletes_ignored: Option<Instant>,
     pub duplicates: Option<Instant>,
@@ -259,6 +287,8 @@ pub(super) struct World {
     /// The next tries of pollers that were refused.
     refused: std::collections::VecDeque<(Instant, u64)>,
     down_until: Option<Instant>,
+    /// By call: when the provider wants the next one at the earliest.
+    left_alone_until: BTreeMap<Call, Instant>,
     max_ever: u32,
     /// When instances vanished that the group replaced by itself.
     vanished: Vec<Instant>,
@@ -315,6 +345,7 @@ impl World {
             injections: Vec::new(),
             refused: std::collections::VecDeque::new(),
             down_until: None,
+            left_alone_until: BTreeMap::new(),
             failing: None,
             manager_started: now.instant,
             last_step: None,
@@ -588,6 +619,7 @@ impl World {
                             self.decreasing.remove(id);
                         }
                     }
+                    self.note_wish(&event);
                     self.tell(event);
                 }
             }
@@ -624,11 +656,25 @@ impl World {
         }
     }
 
+    /// A wish counts from the moment at which the core knows it, and for one manager.
+    fn note_wish(&mut self, event: &Event) {
+        let (call, failure) = match event {
+            Event::ListingFailed { failure } => (Call::List, Some(failure)),
+            Event::IncreaseFinished { failure, .. } => (Call::Increase, failure.as_ref()),
+            Event::DecreaseFinished { failure, .. } => (Call::Decrease, failure.as_ref()),
+            _ => return,
+        };
+        if let Some(Cause::Throttled { retry_after: Some(wait) }) = failure.map(|failure| &failure.cause) {
+            self.left_alone_until.insert(call, self.now.instant + *wait);
+        }
+    }
+
     fn start_manager(&mut self, epoch: u32) {
         if epoch != self.epoch {
             return;
         }
         self.down_until = None;
+        self.left_alone_until.clear();
         self.failing = None;
         self.manager_started = self.now.instant;
         self.marked = self.store.instances.iter().filter(|it| it.removal.is_some()).map(|it| it.id.clone()).collect();
@@ -891,9 +937,33 @@ impl World {
         fault.is_some_and(|until| self.now.instant < until)
     }
 
-    fn list(&mut self) {
+    /// Why the group refuses a call now. A provider that asks to be left alone notices who does not.
+    fn refusal(&mut self, call: Call) -> Option<Failure> {
+        let now = self.now.instant;
+        if self.left_alone_until.get(&call).is_some_and(|until| now < *until) {
+            self.violate(format!("{call:?} is called before the time that the provider asked for"));
+        }
+        // Without the claim the actor sends nothing, also where that was decided before.
+        if call != Call::List && self.is(self.claim_lost_until) {
+            return Some(Failure::other("no claim"));
+        }
         if self.is(self.faults.api_down) {
-            return self.later(100, 3000, Event::ListingFailed { error: "503".to_owned() });
+            return Some(Failure::other("503"));
+        }
+        if self.is(self.faults.throttled) {
+            let retry_after = self.dice.pick(&[None, Some(Duration::from_secs(5)), Some(Duration::from_secs(90))]);
+            return Some(Failure::new(Cause::Throttled { retry_after }, "429"));
+        }
+        if call != Call::List && self.is(self.faults.denied) {
+            let cause = self.dice.pick(&[Denial::Credentials, Denial::Settings]);
+            return Some(cause.failure());
+        }
+        None
+    }
+
+    fn list(&mut self) {
+        if let Some(failure) = self.refusal(Call::List) {
+            return self.later(100, 3000, Event::ListingFailed { failure });
         }
         let now = self.now.instant;
         let visible = |it: &&SimInstance| it.listed_from <= now && it.hidden_until.is_none_or(|until| until <= now);
@@ -913,16 +983,14 @@ impl World {
         if !self.store.creations.iter().any(|it| it.id == creation) {
             self.violate("instances are asked for before that was kept".to_owned());
         }
-        let finished = |succeeded, uncertain, error: Option<&str>| Event::IncreaseFinished {
-            creation,
-            succeeded,
-            uncertain,
-            error: error.map(ToOwned::to_owned),
-        };
-        // Without the claim the actor sends nothing, also where that was decided before.
-        let refused = self.is(self.claim_lost_until) || self.is(self.faults.api_down);
-        if refused || (self.is(self.faults.no_capacity) && !self.style.keeps_size) {
-            return self.later(100, 3000, finished(0, 0, Some("503")));
+        let finished =
+            |succeeded, uncertain, failure| Event::IncreaseFinished { creation, succeeded, uncertain, failure };
+        if let Some(failure) = self.refusal(Call::Increase) {
+            return self.later(100, 3000, finished(0, 0, Some(failure)));
+        }
+        let shortage = |what: &str| Failure::new(Cause::NoCapacity { what: Some(what.to_owned()) }, what);
+        if self.is(self.faults.no_capacity) && !self.style.keeps_size {
+            return self.later(100, 3000, finished(0, 0, Some(shortage("zone a"))));
         }
         let partial = self.is(self.faults.partial);
         let done = if partial { count / 2 } else { count };
@@ -935,10 +1003,11 @@ impl World {
             }
         }
         if self.is(self.faults.lost_responses) {
-            return self.later(1000, 20_000, finished(0, count, Some("connection reset")));
+            let failure = Failure::new(Cause::InDoubt, "connection reset");
+            return self.later(1000, 20_000, finished(0, count, Some(failure)));
         }
         let (low, high) = self.style.answers;
-        self.later(low, high, finished(done, 0, partial.then_some("quota")));
+        self.later(low, high, finished(done, 0, partial.then(|| shortage("quota"))));
     }
 
     /// G9: what breaks at its start costs a bounded number of instances.
@@ -972,13 +1041,9 @@ impl World {
                 self.violate(format!("G5: {id} is deleted with {:?} running", instance.jobs));
             }
         }
-        let finished = |accepted, error: Option<&str>| Event::DecreaseFinished {
-            asked: asked.clone(),
-            accepted,
-            error: error.map(ToOwned::to_owned),
-        };
-        if self.is(self.claim_lost_until) || self.is(self.faults.api_down) {
-            return self.later(100, 3000, finished(Vec::new(), Some("503")));
+        let finished = |accepted, failure| Event::DecreaseFinished { asked: asked.clone(), accepted, failure };
+        if let Some(failure) = self.refusal(Call::Decrease) {
+            return self.later(100, 3000, finished(Vec::new(), Some(failure)));
         }
         let done = if self.is(self.faults.partial) { asked.len().div_ceil(2) } else { asked.len() };
         let accepted: Vec<InstanceId> = asked[..done].to_vec();
@@ -993,11 +1058,13 @@ impl World {
             }
         }
         if self.is(self.faults.lost_responses) {
-            return self.later(1000, 20_000, finished(Vec::new(), Some("connection reset")));
+            let failure = Failure::new(Cause::InDoubt, "connection reset");
+            return self.later(1000, 20_000, finished(Vec::new(), Some(failure)));
         }
-        let error = (done < asked.len()).then_some("throttled");
+        let throttled = || Failure::new(Cause::Throttled { retry_after: None }, "throttled");
+        let failure = (done < asked.len()).then(throttled);
         let (low, high) = self.style.answers;
-        self.later(low, high, finished(accepted, error));
+        self.later(low, high, finished(accepted, failure));
     }
 
     fn begin_deletion(&mut self, id: &InstanceId) {
