@@ -62,7 +62,8 @@ pub mod config;
 pub mod executors;
 #[cfg(feature = "manager")]
 pub mod fleeting;
-#[cfg(all(test, feature = "manager"))]
+#[cfg(feature = "manager")]
+#[cfg(test)]
 mod fuzz;
 #[cfg(feature = "manager")]
 pub mod job;

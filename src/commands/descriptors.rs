@@ -16,7 +16,7 @@ pub(super) fn raise_limit() -> Option<u64> {
     let before = getrlimit(Resource::Nofile);
     let wanted = raised(&before);
     if wanted != before
-        && let Err(error) = setrlimit(Resource::Nofile, wanted.clone())
+        && let Err(error) = setrlimit(Resource::Nofile, wanted)
     {
         warn!(%error, "failed to raise the limit of open descriptors");
     }

@@ -16,7 +16,7 @@ fn no_bytes_of_an_agent_make_taking_frames_panic() {
     run("frames", &[&sent, b"\0\0\0\x01\x09", b"\0\0\0\x02\x03\0"], |input| {
         let mut buffer = BytesMut::from(input);
         let mut taken = 0;
-        while let Ok(Some(frame)) = wire::take_frame(&mut buffer) {
+        while let Ok(Some(frame)) = wire::take_from_agent(&mut buffer) {
             if let Frame::Output { bytes, .. } = frame {
                 taken += bytes.len();
             }

@@ -75,6 +75,6 @@ async fn secrets_of_a_job_are_in_no_file_of_the_manager_and_in_no_log() {
     fs::write(&release, "").expect("a file");
     let (report, trace) = finish(&job).await;
     assert_eq!(report.status, JobStatus::Success, "{trace}");
-    assert!(trace.contains("it is [MASKED]"), "{}", &trace[..2000]);
+    assert!(trace.contains("it is [MASKED]"), "{}", trace.chars().take(2_000).collect::<String>());
     look();
 }

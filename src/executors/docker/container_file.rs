@@ -127,19 +127,22 @@ impl ContainerFile {
             let block = self.take(BLOCK).await?;
             let header = Header::from_byte_slice(&block);
             let length = header.entry_size()?;
-            match header.entry_type() {
-                EntryType::Regular | EntryType::Continuous => {
-                    self.left = size.unwrap_or(length);
-                    return Ok(());
-                }
-                EntryType::XHeader => size = size_of(&self.extension(length).await?)?.or(size),
-                EntryType::GNULongName | EntryType::GNULongLink | EntryType::XGlobalHeader => {
-                    self.extension(length).await?;
-                }
-                other => {
-                    let message = format!("not a regular file: {other:?}");
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-                }
+            let kind = header.entry_type();
+            if matches!(kind, EntryType::Regular | EntryType::Continuous) {
+                self.left = size.unwrap_or(length);
+                return Ok(());
+            }
+            let is_about_the_next = matches!(
+                kind,
+                EntryType::XHeader | EntryType::XGlobalHeader | EntryType::GNULongName | EntryType::GNULongLink
+            );
+            if !is_about_the_next {
+                let message = format!("not a regular file: {kind:?}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            let extension = self.extension(length).await?;
+            if kind.is_pax_local_extensions() {
+                size = size_of(&extension)?.or(size);
             }
         }
     }
@@ -247,7 +250,7 @@ mod tests {
     async fn broken_archive_is_an_error_and_no_short_file() {
         let whole = packed(EntryType::Regular, b"0123456789");
         for length in [0, 100, 512, 515] {
-            let mut file = of(whole.get(..length).unwrap(), 100);
+            let mut file = of(&whole[..length], 100);
             let read = async {
                 file.read_headers().await?;
                 file.read_all(100).await

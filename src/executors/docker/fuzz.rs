@@ -5,8 +5,8 @@ use std::io::Cursor;
 use futures_util::FutureExt;
 use tokio::io::AsyncReadExt;
 
-use super::image::Reference;
 use super::multiplexed::Multiplexed;
+use crate::config::types::image_reference::ImageReference;
 use crate::fuzz::run;
 
 #[test]
@@ -25,9 +25,9 @@ fn no_frames_of_an_engine_make_reading_them_panic() {
 }
 
 #[test]
-fn no_name_of_an_image_makes_splitting_it_panic() {
+fn no_name_of_an_image_makes_parsing_it_panic() {
     let seeds = [&b"alpine"[..], b"localhost:5000/a/b:1", b"a/b@sha256:00", b"a/../..\\images:latest", b":@/"];
     run("image names", &seeds, |input| {
-        drop(Reference::parse(&String::from_utf8_lossy(input)));
+        drop(String::from_utf8_lossy(input).parse::<ImageReference>());
     });
 }

@@ -232,8 +232,11 @@ mod tests {
 
     const IMAGE: &str = "sha256:7173b809ca12ec5dee4506cd86be934c4596dd234ee82c0662eac04a8c2c71dc";
 
-    /// An engine whose volume holds `content` under the program's name; its requests are kept, lines and bodies.
-    fn engine_with(content: Option<&'static [u8]>) -> (Engine, Arc<Mutex<Vec<(String, String)>>>) {
+    /// Lines and bodies of requests.
+    type Asked = Arc<Mutex<Vec<(String, String)>>>;
+
+    /// An engine whose volume holds `content` under the program's name; its requests are kept.
+    fn engine_with(content: Option<&'static [u8]>) -> (Engine, Asked) {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&asked);
         let engine = FakeEngine::start_by_line(move |line, body| {

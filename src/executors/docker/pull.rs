@@ -176,7 +176,7 @@ async fn pull_once(
 
 /// What the engine's pull takes: it pulls all tags where none is named, and the tag beside a digest is not its business.
 fn name_and_tag(image: &ImageReference) -> (&str, &str) {
-    (image.name(), image.digest().or(image.tag()).unwrap_or("latest"))
+    (image.name(), image.digest().or_else(|| image.tag()).unwrap_or("latest"))
 }
 
 /// # Errors

@@ -100,6 +100,7 @@ async fn pass_on(stage: &Stopped<'_>, trace: &impl JobTrace) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -113,11 +114,15 @@ mod tests {
 
     impl JobTrace for Kept {
         fn output(&self, stream: OutputStream, bytes: &[u8]) {
-            *self.0.lock().unwrap() += &format!("{}:{} ", stream.byte(), String::from_utf8_lossy(bytes));
+            let text = String::from_utf8_lossy(bytes);
+            write!(self.0.lock().unwrap(), "{}:{text} ", stream.byte()).unwrap();
         }
         fn plain(&self, _: &str) {}
         fn info(&self, _: &str) {}
         fn warning(&self, _: &str) {}
+        fn masked(&self, text: &str) -> String {
+            text.to_owned()
+        }
     }
 
     fn packed(name: &str, content: &[u8]) -> String {

@@ -311,9 +311,9 @@ fn flood(address: &str, limit: &HandshakeLimit) -> Option<DialError> {
 /// A server with several keys presents one of the expected kind, where it has one.
 fn host_key_kinds(expected: Option<&HostKey>) -> Vec<Algorithm> {
     let mut kinds = Preferred::DEFAULT.key.to_vec();
-    let is_expected = |kind: &Algorithm| match kind {
-        Algorithm::Rsa { .. } => expected.is_some_and(|key| key.kind() == "ssh-rsa"),
-        kind => expected.is_some_and(|key| key.kind() == kind.as_str()),
+    let is_expected = |kind: &Algorithm| {
+        let name = if matches!(kind, Algorithm::Rsa { .. }) { "ssh-rsa" } else { kind.as_str() };
+        expected.is_some_and(|key| key.kind() == name)
     };
     kinds.sort_by_key(|kind| !is_expected(kind));
     kinds

@@ -20,7 +20,7 @@ async fn stalling(heads: &'static [&'static str]) -> (String, JoinSet<()>) {
         let mut heads = heads.iter().chain(heads.last().into_iter().cycle());
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 4096];
-            stream.read(&mut request).await.unwrap();
+            assert_ne!(stream.read(&mut request).await.unwrap(), 0);
             stream.write_all(heads.next().unwrap().as_bytes()).await.unwrap();
             // It stays open: the client waits, if it does.
             open.push(stream);

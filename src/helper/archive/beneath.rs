@@ -147,7 +147,7 @@ impl Beneath {
                 opened.pop().ok_or(Errno::XDEV)?;
                 continue;
             }
-            let folder = opened.last().map_or(self.root.as_fd(), AsFd::as_fd);
+            let folder = opened.last().map_or_else(|| self.root.as_fd(), AsFd::as_fd);
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let found = rustix::fs::openat(folder, &name, flags, Mode::empty())?;
             let kind = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);

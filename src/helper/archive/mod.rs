@@ -7,7 +7,8 @@
 mod beneath;
 mod budget;
 mod extract;
-#[cfg(all(test, feature = "manager"))]
+#[cfg(feature = "manager")]
+#[cfg(test)]
 mod fuzz;
 mod gzip;
 mod raw;

@@ -103,5 +103,5 @@ fn open_at(folder: std::os::fd::BorrowedFd<'_>, path: &Path) -> io::Result<Optio
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(folder, path, flags, Mode::empty())?);
     let metadata = file.metadata()?;
-    Ok(metadata.is_file().then(|| (file, metadata.len())))
+    Ok(metadata.is_file().then_some((file, metadata.len())))
 }

@@ -88,7 +88,7 @@ impl Target {
             if first.kind == kind {
                 return Ok(path);
             }
-            let first_name = first.spelled.as_deref().unwrap_or(path.as_os_str().as_bytes());
+            let first_name = first.spelled.as_deref().unwrap_or_else(|| path.as_os_str().as_bytes());
             return Err(ExtractError::KindChanges {
                 name: lossy(name),
                 kind: kind.text(),
@@ -174,7 +174,7 @@ impl Target {
 
     fn open_folder(&mut self, path: &Path) -> Result<OwnedFd, Errno> {
         let folder = self.beneath.folder(path.parent().unwrap_or(path))?;
-        let name = path.file_name().unwrap_or(OsStr::new("."));
+        let name = path.file_name().unwrap_or_else(|| OsStr::new("."));
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&folder, name, OFlags::RDONLY | flags, Mode::empty()) {
             // Its owner may set the attributes of a folder that it may not list.

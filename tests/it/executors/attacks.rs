@@ -26,11 +26,12 @@ struct OwnHelper {
 
 impl OwnHelper {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut program = fs::read(static_helpers().folder.join("flotilla-helper")).unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut program = fs::read(static_helpers().folder.join("flotilla-helper")).expect("the helper");
         program.extend_from_slice(&rand::random::<[u8; 16]>());
-        fs::write(folder.path().join("flotilla-helper"), program).unwrap();
-        let volume = helpers(folder.path()).for_architecture(std::env::consts::ARCH).await.unwrap().name.clone();
+        fs::write(folder.path().join("flotilla-helper"), program).expect("a file");
+        let volume =
+            helpers(folder.path()).for_architecture(std::env::consts::ARCH).await.expect("a helper").name.clone();
         Self { folder, volume }
     }
 
@@ -55,24 +56,24 @@ struct Image(String);
 impl Image {
     fn with_file(path: &str, content: &[u8]) -> Self {
         let name = format!("flotilla-attack/{:016x}", rand::random::<u64>());
-        let root = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().expect("a folder");
         let file = root.path().join(path);
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(&file, content).unwrap();
-        fs::create_dir_all(root.path().join("bin")).unwrap();
-        let busybox = text(&Command::new("sh").args(["-c", "command -v busybox"]).output().unwrap().stdout);
-        fs::copy(busybox.trim(), root.path().join("bin/busybox")).unwrap();
+        fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        fs::write(&file, content).expect("a file");
+        fs::create_dir_all(root.path().join("bin")).expect("a folder");
+        let busybox = text(&Command::new("sh").args(["-c", "command -v busybox"]).output().expect("a shell").stdout);
+        fs::copy(busybox.trim(), root.path().join("bin/busybox")).expect("a copy");
         for applet in ["sh", "cat", "id", "rm", "mkdir", "truncate", "sleep", "kill"] {
-            std::os::unix::fs::symlink("busybox", root.path().join("bin").join(applet)).unwrap();
+            std::os::unix::fs::symlink("busybox", root.path().join("bin").join(applet)).expect("a link");
         }
-        let archive = ["-C", root.path().to_str().unwrap(), "--mode=a+rx", "-c", "."];
-        let mut tar = Command::new("tar").args(archive).stdout(Stdio::piped()).spawn().unwrap();
+        let archive = ["-C", root.path().to_str().expect("text"), "--mode=a+rx", "-c", "."];
+        let mut tar = Command::new("tar").args(archive).stdout(Stdio::piped()).spawn().expect("tar");
         let imported = Command::new("docker")
             .args(["import", "-c", "ENV PATH=/bin", "-", &name])
-            .stdin(tar.stdout.take().unwrap())
+            .stdin(tar.stdout.take().expect("a pipe"))
             .stdout(Stdio::null())
             .status();
-        assert!(imported.unwrap().success() && tar.wait().unwrap().success());
+        assert!(imported.expect("docker").success() && tar.wait().expect("tar").success());
         Self(name)
     }
 }
@@ -89,7 +90,7 @@ fn program_in(volume: &str) -> Vec<u8> {
     let read = Command::new("docker")
         .args(["run", "--rm", "--network", "none", "-v", &mount, "flotilla-test/busybox", "cat", "/v/flotilla-helper"])
         .output();
-    read.unwrap().stdout
+    read.expect("docker").stdout
 }
 
 #[tokio::test(flavor = "multi_thread")]

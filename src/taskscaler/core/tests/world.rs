@@ -658,11 +658,14 @@ impl World {
 
     /// A wish counts from the moment at which the core knows it, and for one manager.
     fn note_wish(&mut self, event: &Event) {
-        let (call, failure) = match event {
-            Event::ListingFailed { failure } => (Call::List, Some(failure)),
-            Event::IncreaseFinished { failure, .. } => (Call::Increase, failure.as_ref()),
-            Event::DecreaseFinished { failure, .. } => (Call::Decrease, failure.as_ref()),
-            _ => return,
+        let (call, failure) = if let Event::ListingFailed { failure } = event {
+            (Call::List, Some(failure))
+        } else if let Event::IncreaseFinished { failure, .. } = event {
+            (Call::Increase, failure.as_ref())
+        } else if let Event::DecreaseFinished { failure, .. } = event {
+            (Call::Decrease, failure.as_ref())
+        } else {
+            return;
         };
         if let Some(Cause::Throttled { retry_after: Some(wait) }) = failure.map(|failure| &failure.cause) {
             self.left_alone_until.insert(call, self.now.instant + *wait);
