@@ -26,7 +26,9 @@ use crate::gitlab::{COMPATIBLE_VERSION, Connections, REVISION};
 use crate::journal::Journals;
 use crate::logging::{self, Format, LogControl};
 use crate::manager::metrics::Metrics;
+use crate::manager::watchdog::Watchdog;
 use crate::manager::{Assembly, Control, Ended, InUse, Manager};
+use crate::pulse::Pulses;
 
 /// Files that name this machine, in the order in which they are looked at.
 pub(super) const MACHINE_ID_FILES: [&str; 2] = ["/var/lib/dbus/machine-id", "/etc/machine-id"];
@@ -89,6 +91,7 @@ async fn serve(
     let given = args.listen_address.as_deref().filter(|address| !address.is_empty());
     let listen_address = given.map(crate::config::address_to_listen_on).or_else(|| config.listen_address.clone());
     let assembly = assembly(&config, &found.location, metrics.clone(), surroundings)?;
+    let _watchdog = Watchdog::start(assembly.pulses.clone()).context("a thread for the watchdog")?;
     assembly.open_journals(&config).context("the state of earlier runs")?;
     let (manager, observer) = Manager::new(config, assembly);
     let mut tasks = JoinSet::new();
@@ -125,6 +128,7 @@ pub(super) fn assembly(
     if let Some(error) = &kept.unsaved {
         warn!(error = %Chain(error), "the system id could not be kept: the next start may be another manager to GitLab");
     }
+    let pulses = Pulses::default();
     let proxies = ProxySettings::from_env(|name| surroundings.environment.get(name));
     Ok(Assembly {
         metrics,
@@ -133,7 +137,8 @@ pub(super) fn assembly(
         system_id: kept.id.to_string(),
         host_name: surroundings.host_name.clone(),
         state: folder.join(STATE),
-        journals: Arc::new(Journals::new(folder.join(STATE))),
+        journals: Arc::new(Journals::new(folder.join(STATE), pulses.clone())),
+        pulses,
         in_use: InUse::default(),
         spill: surroundings.environment.get("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
         certificates: certificate_folders(location, &surroundings.environment, surroundings.user).into(),

@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 
+use crate::pulse::Pulses;
 use crate::secret::Secret;
 
 pub use change::Change;
@@ -51,13 +52,14 @@ const FILE: &str = "journal.redb";
 #[derive(Debug)]
 pub struct Journals {
     default: PathBuf,
+    pulses: Pulses,
     open: Mutex<BTreeMap<PathBuf, Journal>>,
 }
 
 impl Journals {
-    /// `default` is the folder of runners that name none.
-    pub fn new(default: PathBuf) -> Self {
-        Self { default, open: Mutex::default() }
+    /// `default` is the folder of runners that name none; the threads that write have a pulse.
+    pub fn new(default: PathBuf, pulses: Pulses) -> Self {
+        Self { default, pulses, open: Mutex::default() }
     }
 
     /// The journal in this folder, or in the default one. May block.
@@ -70,7 +72,7 @@ impl Journals {
         if let Some(journal) = open.get(&folder) {
             return Ok(journal.clone());
         }
-        let journal = Journal::open(&folder.join(FILE))?;
+        let journal = Journal::open_watched(&folder.join(FILE), &self.pulses)?;
         open.insert(folder, journal.clone());
         Ok(journal)
     }
@@ -102,13 +104,17 @@ impl Journal {
     /// # Errors
     /// As [`Journals::open`].
     pub fn open(path: &Path) -> Result<Self, JournalError> {
+        Self::open_watched(path, &Pulses::default())
+    }
+
+    fn open_watched(path: &Path, pulses: &Pulses) -> Result<Self, JournalError> {
         let lock = folder::lock(path)?;
         let is_new = !path.exists();
         let sealer = Sealer::load(&path.with_extension(folder::KEY), path, is_new)?;
         if is_new {
             Ledger::create(path, &sealer)?;
         }
-        Self::start(path, sealer, Ground::Held { _lock: lock })
+        Self::start(path, sealer, Ground::Held { _lock: lock }, pulses)
     }
 
     /// A copy of a journal as it is now, to look into while its manager may run; it goes when the last clone is
@@ -122,13 +128,13 @@ impl Journal {
         let copy = folder.path().join(FILE);
         std::fs::copy(path, &copy).map_err(failed)?;
         let sealer = Sealer::load(&path.with_extension(folder::KEY), path, false)?;
-        Self::start(&copy, sealer, Ground::Copied { _folder: folder })
+        Self::start(&copy, sealer, Ground::Copied { _folder: folder }, &Pulses::default())
     }
 
-    fn start(path: &Path, sealer: Sealer, ground: Ground) -> Result<Self, JournalError> {
+    fn start(path: &Path, sealer: Sealer, ground: Ground, pulses: &Pulses) -> Result<Self, JournalError> {
         let mut ledger = Ledger::open(path)?;
         ledger.check(&sealer)?;
-        let writer = Writer::start(ledger)?;
+        let writer = Writer::start(ledger, pulses.of(format!("the journal {}", path.display())))?;
         Ok(Self(Arc::new(Inner { writer, sealer, path: path.to_owned(), _ground: ground })))
     }
 

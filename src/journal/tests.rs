@@ -169,7 +169,7 @@ fn a_full_disk_is_an_error_and_once_there_is_room_the_next_try_succeeds() {
     let is_full = Arc::<AtomicBool>::default();
     let disk = Disk { file: FileBackend::new(file).unwrap(), is_full: is_full.clone() };
     let database = redb::Builder::new().create_with_backend(disk).unwrap();
-    let writer = Writer::start(Ledger::over(&folder.file(), database)).unwrap();
+    let writer = Writer::start(Ledger::over(&folder.file(), database), Pulses::default().of("a journal")).unwrap();
     let section: Arc<str> = "s".into();
     let keys = || -> Vec<String> { writer.load(&section, "thing").unwrap().into_iter().map(|(key, _)| key).collect() };
     writer.commit_blocking(&section, vec![put("a", 1)]).unwrap();
@@ -321,7 +321,7 @@ fn a_lost_or_wrong_key_is_said_at_the_start() {
 #[test]
 fn a_second_manager_is_told_who_has_the_journal() {
     let folder = Folder::new();
-    let journals = Journals::new(folder.0.path().to_owned());
+    let journals = Journals::new(folder.0.path().to_owned(), Pulses::default());
     let journal = journals.open(None).unwrap();
     assert_eq!(journals.open(Some(folder.0.path())).unwrap().path(), journal.path(), "one journal for one folder");
     let text = folder.message();
@@ -349,6 +349,6 @@ fn a_copy_can_be_looked_into_while_a_manager_has_the_journal() {
 fn the_state_folder_is_closed_to_others() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("deep/.flotilla");
-    Journals::new(path.clone()).open(None).unwrap();
+    Journals::new(path.clone(), Pulses::default()).open(None).unwrap();
     assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
 }

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::ledger::{Keyed, Ledger};
 use super::{Change, JournalError};
+use crate::pulse::{BEAT, Pulse};
 use crate::time;
 
 /// How long changes without a waiter may wait for company. A crash may lose them.
@@ -65,9 +66,9 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(super) fn start(ledger: Ledger) -> Result<Self, JournalError> {
+    pub(super) fn start(ledger: Ledger, pulse: Pulse) -> Result<Self, JournalError> {
         let shared = Arc::new(Shared::default());
-        let thread = Thread { shared: shared.clone(), path: ledger.path().to_owned(), ledger: Some(ledger) };
+        let thread = Thread { shared: shared.clone(), path: ledger.path().to_owned(), ledger: Some(ledger), pulse };
         let started = std::thread::Builder::new().name("journal".to_owned()).spawn(move || thread.run());
         let thread = started.map_err(|source| JournalError::Thread(Arc::new(source)))?;
         Ok(Self { shared, thread: Some(thread) })
@@ -138,9 +139,10 @@ impl Shared {
     }
 
     /// Waits for something to do; `None` at the end.
-    fn next(&self) -> Option<Queue> {
+    fn next(&self, pulse: &Pulse) -> Option<Queue> {
         let mut queue = self.queue();
         loop {
+            pulse.beat("something to write");
             let wait = queue.due.map(|due| due.saturating_duration_since(time::now().instant));
             if queue.closed || !queue.asked.is_empty() || wait.is_some_and(|wait| wait.is_zero()) {
                 let taken = std::mem::take(&mut *queue);
@@ -148,10 +150,8 @@ impl Shared {
                 let is_end = taken.closed && taken.asked.is_empty() && taken.soon.is_empty();
                 return (!is_end).then_some(taken);
             }
-            queue = match wait {
-                Some(wait) => self.filled.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner),
-            };
+            let wait = wait.map_or(BEAT, |wait| wait.min(BEAT));
+            queue = self.filled.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -161,11 +161,13 @@ struct Thread {
     path: PathBuf,
     /// `None` after a failure: a store that has failed once refuses everything until it is opened again.
     ledger: Option<Ledger>,
+    pulse: Pulse,
 }
 
 impl Thread {
     fn run(mut self) {
-        while let Some(Queue { asked, soon, closed, .. }) = self.shared.next() {
+        while let Some(Queue { asked, soon, closed, .. }) = self.shared.next(&self.pulse) {
+            self.pulse.beat("the disk");
             let (mut commits, mut reads) = (Vec::new(), Vec::new());
             for request in asked {
                 match request {

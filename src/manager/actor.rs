@@ -26,12 +26,15 @@ use super::worker::{self, JobDeps};
 use crate::config::resolved::{Config, Runner};
 use crate::gitlab::JobCredentials;
 use crate::ids::{ReservationKey, RunnerKey};
+use crate::pulse::{BEAT, Pulse};
 use crate::taskscaler::{self, Release};
 
 /// How often a stopping manager says what it waits for.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// How long polls may go on after a drain began: their answer may already be on its way.
 const POLLS_END_WITHIN: Duration = Duration::from_secs(2);
+/// A poll that takes longer stands still: it is long after each of its limits.
+const POLLS_END_ANYWAY: Duration = Duration::from_secs(2 * 60 * 60);
 /// How long a manager that has ended waits for GitLab to hear of jobs: the next one tells what is left.
 const TELL_AT_END: Duration = Duration::from_secs(2);
 
@@ -116,6 +119,7 @@ pub struct Manager {
     observed: Arc<RwLock<Observed>>,
     end_polls: CancellationToken,
     next_report: Option<Instant>,
+    pulse: Pulse,
 }
 
 impl Manager {
@@ -125,8 +129,9 @@ impl Manager {
         let registry = Registry::default();
         let (phase_sender, phase) = watch::channel(Phase::Running);
         let observed = Arc::new(RwLock::new(Observed::default()));
-        let observer = Observer::new(assembly.metrics.clone(), registry.clone(), phase.clone(), observed.clone());
-        let jobs = JobDeps::new(assembly.metrics.clone(), registry.clone(), phase, assembly.spill.clone());
+        let pulse = assembly.pulses.of("the manager");
+        let observer = Observer::new(&assembly, registry.clone(), phase.clone(), observed.clone());
+        let jobs = JobDeps::new(&assembly, registry.clone(), phase);
         let manager = Self {
             config,
             admission: Admission::new(limits),
@@ -147,6 +152,7 @@ impl Manager {
             observed,
             end_polls: CancellationToken::new(),
             next_report: None,
+            pulse,
         };
         (manager, observer)
     }
@@ -158,6 +164,7 @@ impl Manager {
             let now = crate::time::now().instant;
             self.start_polls(now);
             self.publish();
+            self.pulse.beat("its next event");
             let wake = self.wake_at();
             tokio::select! {
                 Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => self.task_ended(ended),
@@ -170,6 +177,7 @@ impl Manager {
                 () = self.outbox.told() => {}
                 control = controls.recv() => self.control(control).await,
                 () = sleep_until(wake) => self.time_passed(),
+                () = tokio::time::sleep(BEAT) => {}
             }
         }
         self.end(controls).await
@@ -198,13 +206,15 @@ impl Manager {
                 self.admission.poll_finished(&runner, PollOutcome::Refused, now);
                 continue;
             };
-            let cancel = self.end_polls.clone();
+            let (cancel, pulses) = (self.end_polls.clone(), self.assembly.pulses.clone());
             let span = info_span!("poll", runner = served.labels.runner);
             let key = runner.clone();
             let reservation = ReservationKey::random(served.config.token.expose());
             let holding = Holding::new(&served, &reservation);
             let poll = async move {
-                let polled = poller::poll(&served, reservation, long, &cancel).await;
+                let polling = poller::poll(&served, reservation, long, &cancel);
+                let name = format!("a poll of {}", served.labels.runner);
+                let polled = pulses.during(name, "GitLab", POLLS_END_ANYWAY, polling).await;
                 TaskEnd::Poll { runner, served, polled }
             };
             self.spawn(TaskKind::Poll(key, holding), poll.instrument(span));
@@ -322,6 +332,7 @@ impl Manager {
     async fn control(&mut self, control: Option<Control>) {
         // Whoever steers the process is gone: nothing could stop it any more.
         let control = control.unwrap_or(Control::Abort("terminated"));
+        self.pulse.beat("a control to be followed");
         let now = crate::time::now().instant;
         self.set_phase(self.phase.after(&control, self.config.shutdown_timeout, now), now);
         match control {

@@ -10,7 +10,7 @@
 //! - [`memory`] is what a runner knows of its earlier life; [`job_records`] keeps accepted jobs in it, and
 //!   [`former_jobs`] ends those that an earlier manager left. [`remains`] remembers jobs of which something may run on
 //!   where instances stay, and ends that before they are used again. [`scaler`] runs all that beside the taskscaler.
-//! - [`registry`], [`metrics`] and [`observe`] show it to others.
+//! - [`registry`], [`metrics`] and [`observe`] show it to others; [`watchdog`] says what stands still.
 
 pub mod accept;
 pub mod actor;
@@ -35,6 +35,7 @@ pub mod served;
 pub mod shutdown;
 pub mod slot;
 pub mod telling;
+pub mod watchdog;
 pub mod worker;
 
 pub use actor::{Ended, Manager};

@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use super::admission::RunnerLoad;
 use super::metrics::{FleetReading, Metrics, Reading, RunnerReading};
 use super::registry::{Registry, RunningJob};
-use super::served::ServedRunner;
+use super::served::{Assembly, ServedRunner};
 use super::shutdown::Phase;
+use crate::pulse::{Pulses, Still};
 
 /// A taskscaler answers at once; what is shown does without one that does not.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(1);
@@ -28,6 +29,7 @@ pub struct Observed {
 #[derive(Clone, Debug)]
 pub struct Observer {
     metrics: Arc<Metrics>,
+    pulses: Pulses,
     registry: Registry,
     phase: watch::Receiver<Phase>,
     observed: Arc<RwLock<Observed>>,
@@ -35,12 +37,13 @@ pub struct Observer {
 
 impl Observer {
     pub fn new(
-        metrics: Arc<Metrics>,
+        assembly: &Assembly,
         registry: Registry,
         phase: watch::Receiver<Phase>,
         observed: Arc<RwLock<Observed>>,
     ) -> Self {
-        Self { metrics, registry, phase, observed }
+        let (metrics, pulses) = (assembly.metrics.clone(), assembly.pulses.clone());
+        Self { metrics, pulses, registry, phase, observed }
     }
 
     /// The text of `/metrics`.
@@ -72,9 +75,15 @@ impl Observer {
         let phase = *self.phase.borrow();
         match phase {
             Phase::Running if starting => Some("starting"),
+            Phase::Running if self.standing_still().iter().any(|still| still.is_loop) => Some("a loop stands still"),
             Phase::Running => None,
             Phase::Draining | Phase::Aborting { .. } | Phase::Exiting => Some(phase.name()),
         }
+    }
+
+    /// What has given no sign of life for too long.
+    pub fn standing_still(&self) -> Vec<Still> {
+        self.pulses.standing_still(crate::time::now().instant)
     }
 
     pub fn process_state(&self) -> &'static str {
@@ -108,6 +117,7 @@ impl Observer {
         Reading {
             concurrent: observed.concurrent,
             process_state: self.process_state(),
+            standing_still: self.standing_still().len(),
             runners: runners.collect(),
             fleets: Vec::new(),
         }

@@ -24,6 +24,7 @@ use crate::gitlab::{Client, Connections, RunnerSettings};
 use crate::ids::RunnerKey;
 use crate::job::failure::Fault;
 use crate::journal::{JournalError, Journals};
+use crate::pulse::Pulses;
 use crate::taskscaler;
 
 /// A runner with its client, its capacity and its executor. A reload replaces it; jobs that run keep the
@@ -86,6 +87,8 @@ pub struct Assembly {
     pub spill: PathBuf,
     /// Where `<host>.crt` and the like are looked for.
     pub certificates: Vec<PathBuf>,
+    /// Signs of life of this process's loops.
+    pub pulses: Pulses,
 }
 
 impl Assembly {
@@ -208,6 +211,7 @@ impl Assembly {
             host_keys: memory.host_keys,
             former_jobs: Arc::new(ender),
             holder: self.system_id.clone(),
+            pulse: self.pulses.of(format!("the taskscaler of {}", runner.short_token())),
             span: span.clone(),
         });
         Ok((

@@ -26,7 +26,7 @@ use super::metrics::Metrics;
 use super::poller::Received;
 use super::registry::{Entry, Registry};
 use super::scripts;
-use super::served::ServedRunner;
+use super::served::{Assembly, ServedRunner};
 use super::shutdown::Phase;
 use super::slot::Slot;
 use super::telling::{News, Untold};
@@ -36,14 +36,19 @@ use crate::ids::ReservationKey;
 use crate::job::failure::{FailureReason, Fault, FaultClass};
 use crate::job::lifecycle::{Action, Event, FinalResult, JobFailure, JobStatus, Level, Lifecycle, Outcome};
 use crate::job::stage::Stage;
+use crate::pulse::Pulses;
 use crate::shells::ScriptContext;
 use crate::taskscaler::Release;
 use crate::trace::{CancelState, FinalOutcome, FinalUpdate, PatchBudget, Sink, Stream};
+
+/// A job whose end takes longer stands still, which is said.
+const ENDS_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 /// What all jobs share.
 #[derive(Clone, Debug)]
 pub struct JobDeps {
     pub metrics: Arc<Metrics>,
+    pub pulses: Pulses,
     pub registry: Registry,
     pub phase: watch::Receiver<Phase>,
     pub patch_budget: PatchBudget,
@@ -52,14 +57,34 @@ pub struct JobDeps {
 }
 
 impl JobDeps {
-    pub fn new(metrics: Arc<Metrics>, registry: Registry, phase: watch::Receiver<Phase>, spill: PathBuf) -> Self {
-        Self { metrics, registry, phase, patch_budget: PatchBudget::default(), spill }
+    pub fn new(assembly: &Assembly, registry: Registry, phase: watch::Receiver<Phase>) -> Self {
+        let (metrics, pulses, spill) = (assembly.metrics.clone(), assembly.pulses.clone(), assembly.spill.clone());
+        Self { metrics, pulses, registry, phase, patch_budget: PatchBudget::default(), spill }
     }
 }
 
 /// Runs a received job to its end. The capacity that was reserved for it is given back in every case. What GitLab has
-/// yet to hear of the job comes back.
-pub async fn run(runner: Arc<ServedRunner>, received: Received, mut deps: JobDeps) -> Option<Box<Untold>> {
+/// yet to hear of the job comes back, also after a panic: that is a fault of ours in one job, which fails with it.
+pub async fn run(runner: Arc<ServedRunner>, received: Received, deps: JobDeps) -> Option<Box<Untold>> {
+    let (key, credentials) = (received.reservation.clone(), received.job.credentials.clone());
+    let panic = match caught(Box::pin(take_to_its_end(runner.clone(), received, deps))).await {
+        Ok(untold) => return untold,
+        Err(panic) => panic,
+    };
+    error!(message = panic, "a job's task panicked");
+    let reason = FailureReason::RunnerSystemFailure.as_str().to_owned();
+    let ended = Ended { failure_reason: Some(reason), exit_code: None };
+    runner.records.note_end(&key, &ended);
+    runner.capacity.release(&key, Release::Broken).await;
+    Some(Box::new(Untold::new(&runner, key, credentials, News::Ended(ended))))
+}
+
+/// What the work brings, or what it said when it panicked.
+async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| words(panic.as_ref()))
+}
+
+async fn take_to_its_end(runner: Arc<ServedRunner>, received: Received, mut deps: JobDeps) -> Option<Box<Untold>> {
     let info = &received.job.payload.job_info;
     let id = received.job.credentials.id;
     let waited = Duration::try_from_secs_f64(info.time_in_queue_seconds).unwrap_or_default();
@@ -103,6 +128,7 @@ async fn execute(
     deps: &JobDeps,
 ) -> (FinalResult, Option<Ended>) {
     let began = crate::time::now().instant;
+    let id = received.job.credentials.id;
     let supported = received.job.payload.features.failure_reasons.clone();
     let key = received.reservation.clone();
     let beginning = Beginning::of(runner, received, entry.indices(), deps.spill.clone());
@@ -112,18 +138,19 @@ async fn execute(
     let mut uploading = tokio::task::JoinSet::new();
     uploading.spawn(tracing::Instrument::in_current_span(uploader.run()));
     let drive = Drive::new(runner.clone(), beginning, entry.clone(), sink.clone(), slot);
-    // A panic is a fault of ours in one job: it fails that job, and its state is told like any other's.
-    let driven = AssertUnwindSafe(drive.run(handle.cancel_state(), deps.phase.clone())).catch_unwind().await;
-    let (result, rest) = match driven {
+    // The state of a job whose drive panics is told like any other's.
+    let (result, rest) = match caught(Box::pin(drive.run(handle.cancel_state(), deps.phase.clone()))).await {
         Ok((result, rest)) => (result, Some(rest)),
-        Err(panic) => (panicked(&sink, panic.as_ref()), None),
+        Err(panic) => (panicked(&sink, &panic), None),
     };
     log_result(&result, &sink, since(began));
     entry.leave_place();
     let update = final_update(&result, &supported);
     let ended = Ended::from(&update);
     runner.records.note_end(&key, &ended);
-    let outcome = handle.finish(update).await;
+    let name = format!("job {id}");
+    let finishing = Box::pin(handle.finish(update));
+    let outcome = deps.pulses.during(&name, "GitLab to take its final state", ENDS_WITHIN, finishing).await;
     if outcome != FinalOutcome::Accepted {
         warn!(?outcome, "the final state was not accepted by GitLab");
     }
@@ -133,7 +160,7 @@ async fn execute(
     };
     // What was abandoned has dropped its slot, which counts as broken.
     if let Some(rest) = rest {
-        rest.clean_up().await;
+        deps.pulses.during(&name, "its place to be cleaned up", ENDS_WITHIN, Box::pin(rest.clean_up())).await;
     }
     if is_told {
         runner.records.forget(&key);
@@ -156,10 +183,13 @@ fn final_update(result: &FinalResult, supported: &[String]) -> FinalUpdate {
     }
 }
 
-fn panicked(sink: &Sink, panic: &(dyn Any + Send)) -> FinalResult {
+fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-    let message = sink.masked(&format!("panic: {text}"));
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+fn panicked(sink: &Sink, panic: &str) -> FinalResult {
+    let message = sink.masked(&format!("panic: {panic}"));
     error!(message, "a job's task panicked");
     sink.error(&format!("Job failed (system failure): {message}"));
     let failure = JobFailure { reason: FailureReason::RunnerSystemFailure, message, exit_code: None };
@@ -493,5 +523,18 @@ async fn severer(cancel: &mut watch::Receiver<CancelState>, told: CancelState) -
         Ok(state) => state,
         // The uploader is gone: nobody tells any more.
         Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_caught_with_its_words() {
+        let number = "text";
+        assert_eq!(caught(async { 3 }).await, Ok(3));
+        assert_eq!(caught(async { panic!("no {number}") }).await, Err::<(), _>("no text".to_owned()));
+        assert_eq!(caught(async { panic!("plain") }).await, Err::<(), _>("plain".to_owned()));
     }
 }

@@ -24,6 +24,7 @@ use crate::error_chain::Chain;
 use crate::fleeting::connector::{HostKeys, Instance};
 use crate::fleeting::group::{InstanceGroup, Lease, ProviderInfo};
 use crate::ids::{InstanceId, ReservationKey};
+use crate::pulse::{BEAT, Pulse};
 use crate::time;
 
 use super::calls::{self, FormerJobs};
@@ -61,6 +62,7 @@ pub struct Parts {
     pub holder: String,
     /// The runner's fields, for the log.
     pub span: Span,
+    pub pulse: Pulse,
 }
 
 /// The loop of one taskscaler. It runs until [`Handle::shutdown`] or [`Handle::retire`] has come to its end, or
@@ -168,6 +170,7 @@ impl Actor {
 
     /// Waits for the next thing that happens, and takes it in.
     async fn step(&mut self) {
+        self.parts.pulse.beat("its next event");
         let timeout = self.core.poll_timeout();
         let claim = self.claim.poll_timeout(time::now().instant);
         let shared = self.shared.clone();
@@ -192,6 +195,7 @@ impl Actor {
             () = shared.something_dropped.notified() => self.clear_dropped(),
             () = sleep_until(timeout) => self.core.handle_timeout(time::now()),
             () = sleep_until(claim) => self.renew_claim(),
+            () = tokio::time::sleep(BEAT) => {}
         }
     }
 

@@ -31,6 +31,7 @@ use crate::fleeting::group::{
 use crate::fleeting::local::{LocalGroup, Place};
 use crate::ids::{InstanceId, ReservationKey, RunnerKey};
 use crate::journal::Journal;
+use crate::pulse::Pulses;
 use crate::taskscaler::core::policy::{Always, Policy, Target};
 
 /// Real processes on a busy machine.
@@ -111,6 +112,7 @@ impl Rig {
         settings: Settings,
     ) -> Handle {
         let (actor, handle) = Actor::new(Parts {
+            pulse: Pulses::default().of("a taskscaler"),
             group,
             settings,
             store,

@@ -40,7 +40,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sandbox", &["gitlab"]),
 ];
 
-const LEAVES: &[&str] = &["time", "ids", "secret", "backoff", "error_chain", "decode_error", "excerpt", "logging"];
+const LEAVES: &[&str] =
+    &["time", "ids", "secret", "backoff", "error_chain", "decode_error", "excerpt", "pulse", "logging"];
 
 /// Files that decide: no async, no clock of their own.
 const DECIDERS: &[&str] = &[

@@ -40,6 +40,7 @@ use crate::gitlab::proxy::ProxySettings;
 use crate::journal::Journals;
 use crate::manager::metrics::Metrics;
 use crate::manager::{Assembly, Control, Ended, InUse, Manager, Observer};
+use crate::pulse::Pulses;
 use crate::sandbox::{Options, Sandbox};
 use fleet::Fleet;
 use plan::Plan;
@@ -108,6 +109,7 @@ fn assembly(
     folder: &Path,
     surroundings: &Surroundings,
 ) -> anyhow::Result<Assembly> {
+    let pulses = Pulses::default();
     Ok(Assembly {
         metrics: Arc::new(Metrics::new()?),
         // The sandbox is in this process: no proxy leads there.
@@ -116,7 +118,8 @@ fn assembly(
         system_id: SystemId::random().to_string(),
         host_name: surroundings.host_name.clone(),
         state: folder.join(STATE),
-        journals: Arc::new(Journals::new(folder.join(STATE))),
+        journals: Arc::new(Journals::new(folder.join(STATE), pulses.clone())),
+        pulses,
         in_use: InUse::default(),
         spill: folder.to_owned(),
         certificates: Vec::new(),

@@ -51,6 +51,8 @@ pub struct Reading {
     pub concurrent: u32,
     /// As `/debug/process/state` names it.
     pub process_state: &'static str,
+    /// Loops, and work for a poll or job.
+    pub standing_still: usize,
     pub runners: Vec<RunnerReading>,
     pub fleets: Vec<FleetReading>,
 }
@@ -77,6 +79,7 @@ pub struct Metrics {
     request_adaptive_limit: IntGaugeVec,
     request_hard_limit: IntGaugeVec,
     process_state: IntGaugeVec,
+    standing_still: IntGaugeVec,
     version: IntGaugeVec,
 }
 
@@ -132,6 +135,7 @@ impl Metrics {
             )?,
             request_hard_limit: names::gauge(&registry, Name::RequestConcurrencyHardLimit, &["runner", "system_id"])?,
             process_state: names::gauge(&registry, Name::ProcessState, &["state"])?,
+            standing_still: names::gauge(&registry, Name::StandingStill, &[])?,
             version: names::gauge(&registry, Name::Version, &["name", "version", "revision", "os", "architecture"])?,
             registry,
         };
@@ -205,6 +209,8 @@ impl Metrics {
         }
         self.concurrent.with_label_values::<&str>(&[]).set(reading.concurrent.into());
         self.process_state.with_label_values(&[reading.process_state]).set(1);
+        let standing_still = i64::try_from(reading.standing_still).unwrap_or(i64::MAX);
+        self.standing_still.with_label_values::<&str>(&[]).set(standing_still);
         for runner in &reading.runners {
             let [short, name, system] = runner.labels.values();
             self.limit.with_label_values(&[short, name, system]).set(runner.limit.into());

@@ -24,6 +24,7 @@ pub enum Name {
     RequestConcurrency,
     RequestConcurrencyAdaptiveLimit,
     RequestConcurrencyHardLimit,
+    StandingStill,
     Version,
     FleetDesiredInstances,
     FleetFailures,
@@ -90,6 +91,9 @@ impl Name {
             }
             Self::RequestConcurrencyHardLimit => {
                 ("gitlab_runner_request_concurrency_hard_limit", "Value of the request_concurrency setting.")
+            }
+            Self::StandingStill => {
+                ("flotilla_standing_still", "Loops and pieces of work that gave no sign of life for too long.")
             }
             Self::Version => ("gitlab_runner_version_info", "1, with what this program is."),
             Self::FleetDesiredInstances => {

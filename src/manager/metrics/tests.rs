@@ -21,6 +21,7 @@ fn gauges_show_the_moment_and_counters_the_past() {
     entry.set_state("running");
     entry.set_stage("step_script");
     let reading = |jobs| Reading {
+        standing_still: 2,
         concurrent: 10,
         process_state: "running",
         runners: vec![RunnerReading {
@@ -43,6 +44,7 @@ fn gauges_show_the_moment_and_counters_the_past() {
         r#"gitlab_runner_failed_jobs_total{failure_reason="script_failure",mode="traditional",runner="abcdefghi",runner_name="r1"} 1"#,
         r#"gitlab_runner_request_concurrency_adaptive_limit{runner="abcdefghi",system_id="s_1"} 2"#,
         r#"gitlab_runner_process_state_info{state="running"} 1"#,
+        "flotilla_standing_still 2",
         "process_resident_memory_bytes",
     ] {
         assert!(text.contains(line), "{line}\nis not in\n{text}");
