@@ -22,7 +22,7 @@ use super::error::{CallError, ClientError};
 use super::proxy::ProxySettings;
 use super::tls::TlsFiles;
 use super::transport::{self, Transport};
-use super::{identity, redirect, retry};
+use super::{body, identity, redirect, retry};
 use crate::error_chain::Chain;
 
 /// Error messages of the server are cut here.
@@ -380,6 +380,6 @@ async fn receive(mut response: reqwest::Response, to: &mut (impl AsyncWrite + Un
 /// The status and what the server says about it: GitLab in JSON, object storage in XML.
 async fn error_message(response: reqwest::Response) -> String {
     let status = response.status();
-    let body = transport::read_arrived(response, MESSAGE_LIMIT).await;
+    let body = body::read_arrived(response, MESSAGE_LIMIT).await;
     transport::message(status, &body)
 }

@@ -10,11 +10,12 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, 
 use reqwest::tls::TlsInfo;
 use reqwest::{Method, Response, StatusCode};
 
+use super::body::{read_arrived, read_body};
 use super::connections::CurrentClient;
 use super::error::CallError;
 use super::retry::{Attempts, Verdict};
 use super::tls::JobTls;
-use super::transport::{REQUEST_ID, Transport, read_arrived, read_body, request_id, text, token_value, wish, within};
+use super::transport::{REQUEST_ID, Transport, request_id, text, token_value, wish, within};
 use super::{identity, redirect, url};
 use crate::secret::Secret;
 

@@ -9,6 +9,7 @@
 //! read the environment (proxies are given by the caller).
 
 pub mod artifacts;
+mod body;
 #[cfg(feature = "manager")]
 mod call;
 mod chain;

@@ -60,6 +60,8 @@ pub enum FaultKind {
     Late { by: Duration },
     /// The call is carried out and its answer's body comes in small pieces.
     SlowBytes { piece: usize, every: Duration },
+    /// The answer's body begins and never goes on. With a status that is all, without one the call is carried out.
+    Stalls { status: Option<u16> },
 }
 
 /// One switch.

@@ -107,6 +107,8 @@ impl Call<'_> {
                 Some(self.act().await)
             }
             Some(FaultKind::SlowBytes { piece, every }) => Some(slowly(self.act().await, piece, every).await),
+            Some(FaultKind::Stalls { status: Some(status) }) => Some(stalling(scripted(status, &[], String::new()))),
+            Some(FaultKind::Stalls { status: None }) => Some(stalling(self.act().await)),
         }
     }
 
@@ -296,6 +298,12 @@ async fn breaking_off(response: Response, after: usize, cutter: Cutter) -> Respo
     let mut response = Response::from_parts(head, Body::from_stream(stream::iter([Ok(first)]).chain(end)));
     response.headers_mut().insert("content-length", length.into());
     response
+}
+
+/// The head of an answer, and the first byte of a body that never comes.
+fn stalling(response: Response) -> Response {
+    let begun = stream::once(async { Ok::<_, std::io::Error>(Bytes::from_static(b"{")) });
+    Response::from_parts(response.into_parts().0, Body::from_stream(begun.chain(stream::pending())))
 }
 
 async fn slowly(response: Response, piece: usize, every: Duration) -> Response {

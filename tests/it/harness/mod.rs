@@ -1,5 +1,6 @@
 //! What the integration tests stand on: real instances, the real binary, and waiting on facts.
 
+pub(crate) mod engine;
 pub(crate) mod git_server;
 pub(crate) mod local;
 pub(crate) mod log;
