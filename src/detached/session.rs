@@ -6,22 +6,14 @@
 //! therefore never says anything about the stage.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::wire::{self, Answer, Frame, Hello, MAGIC, PROTOCOL, Request, WireError};
+use crate::byte_stream::BoxStream;
 use crate::excerpt::excerpt_of_bytes;
-
-/// A stream of bytes in both directions.
-pub trait ByteStream: AsyncRead + AsyncWrite + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Send> ByteStream for T {}
-
-/// A stream whose kind does not matter any more.
-pub type BoxStream = Pin<Box<dyn ByteStream>>;
 
 /// How much may be said before the agent's first bytes. A login message is long; a megabyte is none.
 const NOISE_LIMIT: usize = 1024 * 1024;

@@ -10,7 +10,6 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::access::InstanceAccess;
 use super::docker::client::Engine;
 use super::docker::environment::{Delivery, DockerEnvironment, Ingredients, Known, default_helper_image};
 use super::docker::former;
@@ -22,7 +21,7 @@ use super::{FormerJob, JobTrace, PrepareContext};
 use crate::config::resolved::{Docker, Runner};
 use crate::config::types::boolean;
 use crate::error_chain::Chain;
-use crate::fleeting::connector::{DockerEndpoint, Transport};
+use crate::fleeting::access::{DockerEndpoint, InstanceAccess, Transport};
 use crate::job::dirs::Roots;
 use crate::job::failure::Fault;
 use crate::job::payload::Job;

@@ -16,13 +16,13 @@ use tokio::time::{sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::JobTrace;
-use super::access::AccessError;
 use crate::backoff::Backoff;
 use crate::detached::records::{Decoder, Position};
 use crate::detached::session::{Event, Session, SessionError};
 use crate::detached::wire::{Answer, Request, Start, WireError};
 use crate::detached::{Exit, StageFolder};
 use crate::error_chain::Chain;
+use crate::fleeting::access::AccessError;
 use crate::job::failure::{FailureReason, Fault};
 use crate::time;
 

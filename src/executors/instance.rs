@@ -12,7 +12,6 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
 
-use super::access::{AccessError, InstanceAccess};
 use super::follow::{AgentDialer, AgentLink, OpenError, RemoveError, Task};
 use super::helper_binary::{HelperBinary, HelperError, Helpers};
 use super::kept::Kept;
@@ -22,6 +21,7 @@ use crate::detached::session::{Session, SessionError};
 use crate::detached::wire::{Hello, Start};
 use crate::detached::{Exit, Place, StageFolder, StageHandle};
 use crate::error_chain::Chain;
+use crate::fleeting::access::{AccessError, InstanceAccess};
 use crate::job::dirs::Roots;
 use crate::job::failure::Fault;
 use crate::job::resolved::ResolvedJob;

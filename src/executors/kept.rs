@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::access::InstanceAccess;
+use crate::fleeting::access::InstanceAccess;
 use crate::ids::InstanceId;
 
 /// One value an instance, made when it is first asked for.

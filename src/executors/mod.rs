@@ -8,14 +8,12 @@
 //! - [`instance`]: the shell of the instance itself.
 //! - [`docker_autoscaler`]: a container on the instance's engine, the work of [`docker`].
 //! - [`follow`]: one stage from start to exit, over as many streams as it takes.
-//! - [`access`]: what executors need of an instance; the connector provides it.
 //! - `kept`: what stays of an instance between jobs.
 //! - [`helper_binary`]: the program that goes to instances and into containers.
 //!
 //! An executor chooses nothing about the job: not the stages, not retries of them, not the final state.
 //! It never sees a provider of instances.
 
-pub mod access;
 pub mod docker;
 pub mod docker_autoscaler;
 pub mod follow;
@@ -33,6 +31,7 @@ use crate::config::resolved::{ExecutorKind, Runner};
 use crate::detached::records::OutputStream;
 use crate::detached::{Exit, StageHandle};
 use crate::error_chain::Chain;
+use crate::fleeting::access::InstanceAccess;
 use crate::ids::JobId;
 use crate::job::dirs::Roots;
 use crate::job::failure::Fault;
@@ -41,7 +40,6 @@ use crate::job::resolved::{Facts, ResolvedJob};
 use crate::job::stage::Stage;
 use crate::trace::{Sink, Stream};
 
-pub use access::{AccessError, InstanceAccess};
 pub use docker_autoscaler::DockerAutoscaler;
 pub use helper_binary::{HelperBinary, Helpers};
 pub use instance::InstanceExecutor;

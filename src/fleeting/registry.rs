@@ -7,9 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::resolved::{ConnectorConfig, PluginConfig};
+use crate::fleeting::access::{InstanceConnector, Settings};
+use crate::fleeting::connector::Instance;
 use crate::fleeting::group::{GroupError, InstanceGroup};
+use crate::fleeting::host_keys::HostKeys;
 use crate::fleeting::local::{LocalGroup, Place};
 use crate::fleeting::static_hosts::StaticGroup;
+use crate::ids::InstanceId;
 
 /// What providers need that is not in `plugin_config`.
 #[derive(Clone, Debug)]
@@ -41,6 +45,16 @@ pub fn provide(
             Err(GroupError::Misconfigured { detail: format!("this build has no provider for plugin \"{name}\"") })
         }
     }
+}
+
+/// The way to a member of the group; nothing is dialed yet. Host keys are learnt into `host_keys` and checked there.
+pub fn connect(
+    id: InstanceId,
+    group: Arc<dyn InstanceGroup>,
+    settings: Settings,
+    host_keys: HostKeys,
+) -> Arc<dyn InstanceConnector> {
+    Arc::new(Instance::new(id, group, settings, host_keys))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::job_records::{Ended, JobRecord, JobRecords};
 use super::remains::Remains;
 use super::telling::Line;
 use crate::executors::{Executor, FormerJob};
-use crate::fleeting::connector::Instance;
+use crate::fleeting::access::InstanceAccess;
 use crate::gitlab::Client;
 use crate::gitlab::outcome::{PatchOutcome, UpdateOutcome};
 use crate::gitlab::wire::JobState;
@@ -80,7 +80,12 @@ pub fn former_jobs(
 }
 
 impl taskscaler::FormerJobs for Ender {
-    fn end(&self, instance: Instance, _slot: u32, key: ReservationKey) -> BoxFuture<'static, Result<(), String>> {
+    fn end(
+        &self,
+        instance: Arc<dyn InstanceAccess>,
+        _slot: u32,
+        key: ReservationKey,
+    ) -> BoxFuture<'static, Result<(), String>> {
         // Nobody was told to start a job that has no record; or it is one of ours, and its instance goes.
         let Some(job) = self.jobs.get(&key) else { return std::future::ready(Ok(())).boxed() };
         let id = job.credentials.id;
@@ -92,7 +97,7 @@ impl taskscaler::FormerJobs for Ender {
         let (executor, ended) = (self.executor.clone(), self.ended.clone());
         async move {
             let instance_id = instance.id().clone();
-            let result = executor.end_former(Arc::new(instance), former).await;
+            let result = executor.end_former(instance, former).await;
             match &result {
                 Ok(()) => info!(job = %id, instance = %instance_id, "what an earlier manager's job left was ended"),
                 Err(fault) => warn!(job = %id, instance = %instance_id, error = fault.message, "an earlier manager's job could not be ended: its instance goes"),
@@ -104,9 +109,9 @@ impl taskscaler::FormerJobs for Ender {
         .boxed()
     }
 
-    fn clear(&self, instance: Instance) -> BoxFuture<'static, Result<(), String>> {
+    fn clear(&self, instance: Arc<dyn InstanceAccess>) -> BoxFuture<'static, Result<(), String>> {
         let (remains, executor, system_id) = (self.remains.clone(), self.executor.clone(), self.system_id.clone());
-        async move { remains.end(Arc::new(instance), &executor, &system_id).await }.boxed()
+        async move { remains.end(instance, &executor, &system_id).await }.boxed()
     }
 }
 

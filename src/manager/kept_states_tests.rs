@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use super::job_records::{Ended, JobRecord, JobRecords};
 use crate::detached::records::Position;
 use crate::detached::{Place, StageFolder, StageHandle};
-use crate::fleeting::connector::HostKey;
+use crate::fleeting::host_keys::HostKey;
 use crate::gitlab::JobCredentials;
 use crate::ids::{InstanceId, JobId, ReservationKey, RunnerKey};
 use crate::journal::Journal;

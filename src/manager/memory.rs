@@ -7,7 +7,7 @@ use super::job_records::{JobRecord, JobRecords};
 use super::remains::Remains;
 use super::served::ServeError;
 use crate::config::resolved::{Autoscaler, PluginConfig, Runner};
-use crate::fleeting::connector::HostKeys;
+use crate::fleeting::host_keys::HostKeys;
 use crate::ids::{ReservationKey, RunnerKey};
 use crate::journal::{Journal, JournalError, Journals, Section};
 use crate::taskscaler::{Forgetful, Journaled, Store};

@@ -12,7 +12,8 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use crate::executors::{Executor, FormerJob, InstanceAccess};
+use crate::executors::{Executor, FormerJob};
+use crate::fleeting::access::InstanceAccess;
 use crate::ids::{InstanceId, JobId};
 use crate::journal::{Change, JournalError, Section};
 

@@ -14,7 +14,7 @@ use super::remains::Remains;
 use super::scaler::Scaler;
 use crate::config::resolved::{Config, ExecutorKind, Runner};
 use crate::executors::{Executor, Helpers};
-use crate::fleeting::connector::{DockerEndpoint, Transport};
+use crate::fleeting::access::{DockerEndpoint, Transport};
 use crate::fleeting::group::{GroupError, InstanceGroup};
 use crate::fleeting::registry::{self, Surroundings};
 use crate::gitlab::error::ClientError;

@@ -31,7 +31,8 @@ use super::shutdown::Phase;
 use super::slot::Slot;
 use super::telling::{News, Untold};
 use crate::detached::{Exit, StageHandle};
-use crate::executors::{CleanUp, Environment, InstanceAccess, PrepareContext, StageRun};
+use crate::executors::{CleanUp, Environment, PrepareContext, StageRun};
+use crate::fleeting::access::InstanceAccess;
 use crate::ids::ReservationKey;
 use crate::job::failure::{FailureReason, Fault, FaultClass};
 use crate::job::lifecycle::{Action, Event, FinalResult, JobFailure, JobStatus, Level, Lifecycle, Outcome};
@@ -481,7 +482,7 @@ async fn prepare_on(
 ) -> Result<Environment<Sink>, Fault> {
     let acquisition = slot.hold().await?;
     info!(instance = %acquisition.instance_id(), attempt, "Dialing instance");
-    let access = Arc::new(acquisition.instance().clone());
+    let access = acquisition.instance().clone();
     runner.executor.prepare(context(access, slot.is_last_use())).await
 }
 

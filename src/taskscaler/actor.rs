@@ -21,8 +21,10 @@ use tracing::{Instrument, Span, debug, error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::error_chain::Chain;
-use crate::fleeting::connector::{HostKeys, Instance};
+use crate::fleeting::access::InstanceConnector;
 use crate::fleeting::group::{InstanceGroup, Lease, ProviderInfo};
+use crate::fleeting::host_keys::HostKeys;
+use crate::fleeting::registry;
 use crate::ids::{InstanceId, ReservationKey};
 use crate::pulse::{BEAT, Pulse};
 use crate::time;
@@ -80,7 +82,7 @@ pub struct Actor {
     tasks: JoinSet<Done>,
     tickets: Tickets,
     losses: BTreeMap<ReservationKey, Arc<Loss>>,
-    instances: BTreeMap<InstanceId, Instance>,
+    instances: BTreeMap<InstanceId, Arc<dyn InstanceConnector>>,
     outbox: Outbox,
     /// Somebody was refused capacity since capacity was last announced.
     refused: bool,
@@ -451,9 +453,9 @@ impl Actor {
         }
     }
 
-    fn instance(&mut self, id: &InstanceId) -> Instance {
+    fn instance(&mut self, id: &InstanceId) -> Arc<dyn InstanceConnector> {
         let Parts { group, settings, host_keys, .. } = &self.parts;
-        let new = || Instance::new(id.clone(), group.clone(), settings.connector, host_keys.clone());
+        let new = || registry::connect(id.clone(), group.clone(), settings.connector, host_keys.clone());
         self.instances.entry(id.clone()).or_insert_with(new).clone()
     }
 

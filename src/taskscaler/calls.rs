@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::error_chain::Chain;
-use crate::fleeting::connector::{Instance, Readiness};
+use crate::fleeting::access::{InstanceAccess, InstanceConnector, Readiness};
 use crate::fleeting::group::{GroupError, GroupListing, InstanceGroup, InstanceState, Operation, ProviderInfo};
 use crate::ids::{InstanceId, ReservationKey};
 
@@ -37,13 +37,16 @@ pub trait FormerJobs: std::fmt::Debug + Send + Sync {
     /// Ends the job of this key in this slot: its process group or its containers.
     fn end(
         &self,
-        instance: Instance,
+        instance: Arc<dyn InstanceAccess>,
         slot: u32,
         key: ReservationKey,
     ) -> futures_util::future::BoxFuture<'static, Result<(), String>>;
 
     /// Ends whatever else is known to be left on an instance that answers, before it counts as ready.
-    fn clear(&self, _instance: Instance) -> futures_util::future::BoxFuture<'static, Result<(), String>> {
+    fn clear(
+        &self,
+        _instance: Arc<dyn InstanceAccess>,
+    ) -> futures_util::future::BoxFuture<'static, Result<(), String>> {
         std::future::ready(Ok(())).boxed()
     }
 }
@@ -55,7 +58,7 @@ pub struct NoFormerJobs;
 impl FormerJobs for NoFormerJobs {
     fn end(
         &self,
-        _instance: Instance,
+        _instance: Arc<dyn InstanceAccess>,
         _slot: u32,
         _key: ReservationKey,
     ) -> futures_util::future::BoxFuture<'static, Result<(), String>> {
@@ -122,11 +125,15 @@ pub(super) async fn decrease(group: Arc<dyn InstanceGroup>, asked: Vec<InstanceI
 }
 
 /// The connector bounds this by `connector_config.timeout`.
-pub(super) async fn prepare(instance: Instance, readiness: Readiness, former_jobs: Arc<dyn FormerJobs>) -> Event {
+pub(super) async fn prepare(
+    instance: Arc<dyn InstanceConnector>,
+    readiness: Readiness,
+    former_jobs: Arc<dyn FormerJobs>,
+) -> Event {
     let id = instance.id().clone();
     let ready = AssertUnwindSafe(instance.ready(&readiness)).catch_unwind().await;
     let result = match ready {
-        Ok(result) => result.map_err(|error| Chain(&error).to_string()),
+        Ok(result) => result.map_err(|error| Chain(&*error).to_string()),
         Err(_) => Err("the check panicked".to_owned()),
     };
     let result = match result {
@@ -137,7 +144,7 @@ pub(super) async fn prepare(instance: Instance, readiness: Readiness, former_job
 }
 
 /// Asks the instance itself and its provider. A provider that cannot answer says nothing about the instance.
-pub(super) async fn check(instance: Instance, group: Arc<dyn InstanceGroup>) -> Event {
+pub(super) async fn check(instance: Arc<dyn InstanceConnector>, group: Arc<dyn InstanceGroup>) -> Event {
     let id = instance.id().clone();
     let (answered, known) =
         tokio::join!(bounded(CHECK_TIME, instance.liveness()), bounded(CHECK_TIME, group.heartbeat(&id)));
@@ -155,7 +162,7 @@ pub(super) async fn check(instance: Instance, group: Arc<dyn InstanceGroup>) -> 
 }
 
 pub(super) async fn examine(
-    instance: Instance,
+    instance: Arc<dyn InstanceAccess>,
     slot: u32,
     key: ReservationKey,
     former_jobs: Arc<dyn FormerJobs>,

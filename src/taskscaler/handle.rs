@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::fleeting::connector::Instance;
+use crate::fleeting::access::InstanceConnector;
 use crate::ids::{InstanceId, ReservationKey};
 
 use super::core::reasons::{AcquireError, LossCause, Refusal};
@@ -189,7 +189,7 @@ pub struct Acquisition {
     key: ReservationKey,
     place: Place,
     uses: u32,
-    instance: Instance,
+    instance: Arc<dyn InstanceConnector>,
     loss: Arc<Loss>,
     handle: Handle,
     hold: Hold,
@@ -224,7 +224,7 @@ impl Acquisition {
         key: ReservationKey,
         place: Place,
         uses: u32,
-        instance: Instance,
+        instance: Arc<dyn InstanceConnector>,
         loss: Arc<Loss>,
         handle: Handle,
     ) -> Self {
@@ -250,7 +250,7 @@ impl Acquisition {
     }
 
     /// The way to the instance.
-    pub fn instance(&self) -> &Instance {
+    pub fn instance(&self) -> &Arc<dyn InstanceConnector> {
         &self.instance
     }
 

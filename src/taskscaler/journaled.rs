@@ -1,6 +1,6 @@
 //! A fleet's memory in the journal.
 
-use crate::fleeting::connector::HostKey;
+use crate::fleeting::host_keys::HostKey;
 use crate::ids::{InstanceId, RunnerKey};
 use crate::journal::{Change, Journal, JournalError, Section};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::config::resolved::{Autoscaler, Buckets, Policy as PolicyEntry, ScaleThrottle as ThrottleEntry};
-use crate::fleeting::connector::{self, DockerEndpoint, Readiness};
+use crate::fleeting::access::{self, DockerEndpoint, Readiness};
 use crate::fleeting::group::Ownership;
 
 use super::core::policy::{Always, Periods, Policy, Target};
@@ -24,7 +24,7 @@ pub struct Settings {
     /// The rules of the fleet. What to do with unknown instances is completed when the group is known.
     pub core: CoreSettings,
     /// How instances are reached.
-    pub connector: connector::Settings,
+    pub connector: access::Settings,
     /// What an instance has to show before it gets jobs.
     pub readiness: Readiness,
     /// `state_storage.enabled = false`: the group is declared ours.
@@ -38,7 +38,7 @@ impl Settings {
     pub fn new(autoscaler: &Autoscaler, docker: Option<DockerEndpoint>) -> Self {
         Self {
             core: core_settings(autoscaler),
-            connector: connector::Settings::from(&autoscaler.connector_config),
+            connector: access::Settings::from(&autoscaler.connector_config),
             readiness: Readiness { command: autoscaler.instance_ready_command.clone(), docker },
             stateless: autoscaler.state_storage.enabled == Some(false),
             buckets: autoscaler.buckets.clone(),

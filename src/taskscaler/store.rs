@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::fleeting::connector::HostKey;
+use crate::fleeting::host_keys::HostKey;
 use crate::ids::InstanceId;
 
 use super::core::records::{Record, Restored};

@@ -16,18 +16,20 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, pending, ready};
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::core::settings::{OnShutdown, ScaleThrottle, Settings as CoreSettings, UnknownInstances};
 use super::*;
 use crate::config::resolved::{Buckets, ConnectorConfig, LocalGroup as LocalSettings, PluginConfig};
+use crate::fleeting::access::{Readiness, Settings as ConnectorSettings};
 use crate::fleeting::connector::tests::eventually;
-use crate::fleeting::connector::{Command, HostKeys, Readiness, Settings as ConnectorSettings};
 use crate::fleeting::group::{
     ConnectInfo, Decreased, GroupError, GroupListing, Increased, InstanceGroup, Lease, Operation, Ownership,
     ProviderInfo,
 };
+use crate::fleeting::host_keys::HostKeys;
 use crate::fleeting::local::{LocalGroup, Place};
 use crate::ids::{InstanceId, ReservationKey, RunnerKey};
 use crate::journal::Journal;
@@ -166,8 +168,9 @@ async fn a_job_gets_a_slot_on_an_instance_that_runs_its_commands() {
     let key = reserved(&handle, "a").await;
     let acquisition = acquired(&handle, &key).await;
     assert_eq!((acquisition.slot(), acquisition.uses(), acquisition.loss()), (0, 1, None));
-    let output = acquisition.instance().run(Command::new("echo here")).await.unwrap();
-    assert_eq!(output.stdout, b"here\n");
+    let mut said = String::new();
+    acquisition.instance().exec("echo here").await.unwrap().read_to_string(&mut said).await.unwrap();
+    assert_eq!(said, "here\n");
     acquisition.release(Release::Finished).await;
     let snapshot = until(&handle, |snapshot| snapshot.fleet.tasks.idle == 1).await;
     assert_eq!(snapshot.timings.readiness.count(), 1);
@@ -255,7 +258,7 @@ async fn a_killed_instance_is_noticed_by_its_job() {
     let key = reserved(&handle, "a").await;
     let acquisition = acquired(&handle, &key).await;
     // The instance's own process, from inside.
-    drop(acquisition.instance().run(Command::new("kill -9 $PPID")).await);
+    drop(acquisition.instance().exec("kill -9 $PPID").await);
     let cause = timeout(PATIENCE, acquisition.lost()).await.unwrap();
     assert!(cause.to_string().contains("unexpectedly removed"));
     acquisition.release(Release::Finished).await;

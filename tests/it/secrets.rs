@@ -56,7 +56,7 @@ async fn secrets_of_a_job_are_in_no_file_of_the_manager_and_in_no_log() {
     let script = [
         &token_line,
         "echo \"it is $PASSWORD\"",
-        "head -c 4000000 /dev/zero | tr '\\0' x | fold -w 100",
+        "head -c 2000000 /dev/zero | tr '\\0' x | fold -w 100",
         "echo started",
         &wait,
     ];

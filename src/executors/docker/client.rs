@@ -25,11 +25,10 @@ use tokio::time::timeout;
 use super::about::About;
 use super::errors;
 use super::multiplexed::Multiplexed;
-use crate::detached::session::BoxStream;
+use crate::byte_stream::BoxStream;
 use crate::error_chain::Chain;
 use crate::excerpt::{excerpt, excerpt_of_bytes};
-use crate::executors::access::{AccessError, EngineDialer, InstanceAccess};
-use crate::fleeting::connector::DockerEndpoint;
+use crate::fleeting::access::{AccessError, DockerEndpoint, EngineDialer, InstanceAccess};
 use crate::job::failure::Fault;
 
 /// What URLs say in place of the instance, as in the reference.

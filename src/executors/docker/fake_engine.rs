@@ -9,9 +9,8 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::client::Engine;
-use crate::detached::session::BoxStream;
-use crate::executors::access::{About, AccessError, EngineDialer, InstanceAccess};
-use crate::fleeting::connector::DockerEndpoint;
+use crate::byte_stream::BoxStream;
+use crate::fleeting::access::{About, AccessError, DockerEndpoint, EngineDialer, InstanceAccess};
 use crate::ids::InstanceId;
 
 /// What becomes of a request.

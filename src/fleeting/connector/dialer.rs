@@ -13,12 +13,13 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::error::DialError;
-use super::host_keys::HostKeys;
-use super::instance::Settings;
+
 use super::ssh::Connection;
 use crate::backoff::Backoff;
 use crate::config::resolved::Protocol;
+use crate::fleeting::access::Settings;
 use crate::fleeting::group::{ConnectInfo, GroupError, InstanceGroup, Operation};
+use crate::fleeting::host_keys::HostKeys;
 use crate::ids::InstanceId;
 use crate::time;
 

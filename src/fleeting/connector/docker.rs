@@ -18,6 +18,7 @@ use super::error::{ExecError, ForwardError};
 use super::exec::{Command, Process, collect, quote, read_some};
 use super::pool::SESSIONS_PER_CONNECTION;
 use super::ssh::{Connection, Open, OpenError};
+use crate::fleeting::access::{DockerEndpoint, Transport};
 
 /// Where the engine listens unless the configuration says otherwise.
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -30,35 +31,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The answer to a ping is a few hundred bytes.
 const PING_ANSWER: u64 = 4096;
-
-/// How to get to the engine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Transport {
-    /// Forward the socket; where that does not work, `docker system dial-stdio`.
-    #[default]
-    Auto,
-    Forward,
-    DialStdio,
-}
-
-impl Transport {
-    /// By `FF_USE_DOCKER_AUTOSCALER_DIAL_STDIO`, where it is set explicitly.
-    pub fn from_flag(dial_stdio: Option<bool>) -> Self {
-        match dial_stdio {
-            None => Self::Auto,
-            Some(true) => Self::DialStdio,
-            Some(false) => Self::Forward,
-        }
-    }
-}
-
-/// The engine of an instance, as configured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DockerEndpoint {
-    /// `[runners.docker] host`: `unix://…` or `tcp://host:port`; `None` is the usual socket.
-    pub host: Option<String>,
-    pub transport: Transport,
-}
 
 impl DockerEndpoint {
     fn target(&self) -> Result<Open, ForwardError> {

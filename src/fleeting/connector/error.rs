@@ -175,7 +175,7 @@ pub enum ExecError {
     TooLong { limit: usize },
     /// A one-off command that had to succeed did not.
     #[error("the command ended with {status}{}", quoted(stderr))]
-    Failed { status: super::ExitStatus, stderr: String },
+    Failed { status: super::channel::ExitStatus, stderr: String },
     /// Unread output could not be kept on disk.
     #[error("keeping unread output")]
     Spill(#[source] Arc<io::Error>),

@@ -7,19 +7,16 @@ use bytes::Bytes;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::dialer::Dialer;
-use super::docker::{DockerConnection, DockerEndpoint, LastWay};
+use super::docker::{DockerConnection, LastWay};
 use super::error::{DialError, ExecError, ReadyError};
 use super::exec::{Command, Lane, Output, Process, collect, upload_line};
-use super::host_keys::HostKeys;
 use super::pool::Pool;
-use super::ready::{self, Readiness};
+use super::ready;
 use super::ssh::Open;
-use crate::config::resolved::ConnectorConfig;
+use crate::fleeting::access::{DockerEndpoint, Readiness, Settings};
 use crate::fleeting::group::{ConnectInfo, InstanceGroup};
+use crate::fleeting::host_keys::HostKeys;
 use crate::ids::InstanceId;
-
-/// Silence after which the peer is asked whether it lives (issue: losing an instance).
-const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// How long a ready instance is dialed again before the caller hears that it does not answer. The caller has a
 /// budget of its own, in which it may ask again.
@@ -30,23 +27,6 @@ const MAX_CONNECTIONS: usize = 256;
 
 /// A live peer answers a ping in a round trip.
 const PING: Duration = Duration::from_secs(5);
-
-/// `connector_config`, as far as the connector itself needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Silence before a keepalive is sent; the peer is dead after [`super::ssh::KEEPALIVE_MISSES`] unanswered ones.
-    pub keepalive: Duration,
-    /// How long [`Instance::ready`] keeps trying.
-    pub timeout: Duration,
-    pub use_external_addr: bool,
-}
-
-impl From<&ConnectorConfig> for Settings {
-    fn from(config: &ConnectorConfig) -> Self {
-        let keepalive = config.keepalive.filter(|keepalive| !keepalive.is_zero()).unwrap_or(KEEPALIVE);
-        Self { keepalive, timeout: config.timeout, use_external_addr: config.use_external_addr }
-    }
-}
 
 impl Settings {
     /// The address to dial: the wanted one, else the one there is.
@@ -159,7 +139,7 @@ impl Instance {
     ///
     /// # Errors
     /// As [`Instance::exec`].
-    pub async fn stream(&self, line: &str) -> Result<super::ByteStream, ExecError> {
+    pub async fn stream(&self, line: &str) -> Result<super::channel::ByteStream, ExecError> {
         self.stream_on(Lane::Pool, line).await
     }
 
@@ -235,7 +215,7 @@ impl Instance {
         Ok(DockerConnection::new(connection, endpoint, self.0.docker.clone()))
     }
 
-    async fn stream_on(&self, lane: Lane, line: &str) -> Result<super::ByteStream, ExecError> {
+    async fn stream_on(&self, lane: Lane, line: &str) -> Result<super::channel::ByteStream, ExecError> {
         let pool = match lane {
             Lane::Pool => &self.0.pool,
             Lane::Control => &self.0.control,

@@ -29,13 +29,13 @@
 //!
 //! This module knows no jobs and never decides to give an instance up.
 
+mod access;
 pub(crate) mod backlog;
 mod channel;
 mod dialer;
 mod docker;
 mod error;
 mod exec;
-mod host_keys;
 mod instance;
 mod pool;
 mod ready;
@@ -43,12 +43,10 @@ mod ssh;
 pub(crate) mod wire;
 
 pub use channel::{ByteStream, ExitStatus};
-pub use docker::{DockerConnection, DockerEndpoint, Transport};
+pub use docker::DockerConnection;
 pub use error::{DialError, ExecError, ForwardError, ReadyError};
 pub use exec::{Chunk, Command, Lane, Output, OutputReader, Process, Stdin};
-pub use host_keys::{HostKey, HostKeys};
-pub use instance::{Instance, Settings};
-pub use ready::Readiness;
+pub use instance::Instance;
 
 #[cfg(test)]
 pub(crate) mod tests;

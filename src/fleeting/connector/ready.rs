@@ -4,25 +4,16 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::docker::DockerEndpoint;
 use super::error::{ExecError, ForwardError, ReadyError};
 use super::exec::{Command, Lane};
 use super::instance::Instance;
 use crate::backoff::Backoff;
+use crate::fleeting::access::{DockerEndpoint, Readiness};
 use crate::time;
 
 /// Between looks at an engine or a machine that is still starting.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-
-/// What an instance has to show before it gets jobs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Readiness {
-    /// `instance_ready_command`: has to end with 0. It is run once; only a lost connection repeats it.
-    pub command: Option<String>,
-    /// Set where jobs will use the engine: it has to answer a ping.
-    pub docker: Option<DockerEndpoint>,
-}
 
 /// Checks an instance until all is well, something fails for good, or the connector's timeout is over.
 pub(super) async fn ready(instance: &Instance, readiness: &Readiness) -> Result<(), ReadyError> {

@@ -20,10 +20,10 @@ use tokio_util::task::TaskTracker;
 
 use super::channel::{self, ByteStream, ClosedBy, EVENTS, Writer};
 use super::error::{DialError, ExecError};
-use super::host_keys::{HostKey, HostKeys, Verdict};
 use super::wire::{HANDSHAKE_LIMIT, HandshakeLimit, Wire};
 use crate::excerpt::excerpt;
 use crate::fleeting::group::{ConnectInfo, KeyMaterial};
+use crate::fleeting::host_keys::{HostKey, HostKeys, Verdict};
 use crate::ids::InstanceId;
 
 /// One attempt: TCP, key exchange and login.

@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::config::resolved::StaticHost;
 use crate::error_chain::Chain;
+use crate::fleeting::access::*;
+use crate::fleeting::host_keys::{HostKey, HostKeys};
 use crate::ids::InstanceId;
 use crate::time;
 use sshd::Sshd;

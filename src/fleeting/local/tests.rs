@@ -17,9 +17,11 @@ use super::process::{ProcessIdentity, stat};
 use super::record::{Folder, Record};
 use super::*;
 use crate::config::resolved::{ConnectorConfig, LocalGroup as GroupSettings};
+use crate::fleeting::access::{DockerEndpoint, Readiness, Settings};
 use crate::fleeting::connector::tests::eventually;
-use crate::fleeting::connector::{Chunk, Command, DockerEndpoint, ExitStatus, HostKeys, Instance, Readiness, Settings};
+use crate::fleeting::connector::{Chunk, Command, ExitStatus, Instance};
 use crate::fleeting::group::{GroupError, InstanceGroup, InstanceState, Ownership};
+use crate::fleeting::host_keys::HostKeys;
 use crate::ids::InstanceId;
 
 /// Kills what a test that failed has left behind; those that passed have left nothing.

@@ -6,7 +6,7 @@ use tracing::Level;
 
 use super::said::Said;
 use super::*;
-use crate::fleeting::connector::HostKey;
+use crate::fleeting::host_keys::HostKey;
 use crate::taskscaler::core::records::{Record, Restored};
 
 const NOT_KEPT: &str = "the fleet's state cannot be kept; nothing is done until it is";

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use flotilla::byte_stream::BoxStream;
 use flotilla::detached::StageFolder;
 use flotilla::detached::records::OutputStream;
-use flotilla::detached::session::{BoxStream, Session};
+use flotilla::detached::session::Session;
 use flotilla::detached::wire::Start;
 use flotilla::executors::JobTrace;
 use flotilla::executors::follow::{AgentDialer, OpenError};

@@ -4,7 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use flotilla::detached::Exit;
-use flotilla::executors::{CleanUp, InstanceAccess};
+use flotilla::executors::CleanUp;
+use flotilla::fleeting::access::InstanceAccess as _;
 use serde_json::json;
 
 use super::bench::{Bench, own_helpers, stage};

@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use flotilla::detached::session::BoxStream;
-use flotilla::executors::access::{About, AccessError, EngineDialer, InstanceAccess};
-use flotilla::fleeting::connector::DockerEndpoint;
+use flotilla::byte_stream::BoxStream;
+use flotilla::fleeting::access::{About, AccessError, DockerEndpoint, EngineDialer, InstanceAccess};
 use flotilla::ids::InstanceId;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

@@ -1,4 +1,5 @@
-//! A Docker Engine of a test's own, which can be restarted while others use this machine's.
+//! A Docker Engine of a test's own, which can be restarted while others use this machine's. It has a network namespace
+//! of its own, as it makes and removes the bridge that is named like the other engine's.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,18 +11,21 @@ use super::{eventually, run};
 /// Dropping it ends it, with its containers.
 pub(crate) struct Engine {
     folder: tempfile::TempDir,
+    namespace: String,
     live_restore: bool,
     process: Child,
 }
 
 impl Engine {
-    /// One that has `image` of this machine's engine, and no network but the host's. With `live_restore` its
+    /// One that has `image` of this machine's engine. With `live_restore` its
     /// containers run on while it is down.
     pub(crate) fn start(image: &str, live_restore: bool) -> Self {
         let folder = tempfile::Builder::new().prefix("flotilla-engine-").tempdir().expect("a folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("the account of jobs goes in");
-        let process = spawn(folder.path(), live_restore);
-        let engine = Self { folder, live_restore, process };
+        let namespace = format!("flotilla-engine-{:08x}", rand::random::<u32>());
+        run("ip", &["netns", "add", &namespace]);
+        let process = spawn(folder.path(), &namespace, live_restore);
+        let engine = Self { folder, namespace, live_restore, process };
         engine.wait();
         let archive = engine.folder.path().join("image.tar");
         run("docker", &["save", "-o", archive.to_str().expect("text"), image]);
@@ -46,7 +50,7 @@ impl Engine {
     }
 
     pub(crate) fn start_again(&mut self) {
-        self.process = spawn(self.folder.path(), self.live_restore);
+        self.process = spawn(self.folder.path(), &self.namespace, self.live_restore);
         self.wait();
     }
 
@@ -73,6 +77,7 @@ impl Drop for Engine {
         }
         Command::new("kill").arg(self.process.id().to_string()).status().ok();
         self.process.wait().ok();
+        Command::new("ip").args(["netns", "delete", &self.namespace]).status().ok();
     }
 }
 
@@ -80,13 +85,15 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("docker.sock")
 }
 
-fn spawn(folder: &Path, live_restore: bool) -> Child {
+fn spawn(folder: &Path, namespace: &str, live_restore: bool) -> Child {
     let log = fs::File::options().append(true).create(true).open(folder.join("log")).expect("a log");
     let path = |name: &str| folder.join(name).display().to_string();
-    Command::new("dockerd")
+    // Not by `ip netns exec`, which hides the control groups.
+    Command::new("nsenter")
+        .args([&format!("--net=/run/netns/{namespace}"), "dockerd"])
         .args(["--data-root", &path("data"), "--exec-root", &path("exec"), "--pidfile", &path("pid")])
         .args(["--host", &format!("unix://{}", socket(folder).display()), "--group", "docker"])
-        .args(["--bridge", "none", "--iptables=false", &format!("--live-restore={live_restore}")])
+        .args(["--iptables=false", &format!("--live-restore={live_restore}")])
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a log"))
         .stderr(log)

@@ -13,7 +13,10 @@ use tokio::task::JoinSet;
 
 use super::sshd::instance;
 use crate::config::resolved::StaticHost;
-use crate::fleeting::connector::{DialError, HostKeys, Instance, Readiness, ReadyError, Settings};
+use crate::fleeting::access::{DockerEndpoint, Readiness, Settings};
+use crate::fleeting::connector::Instance;
+use crate::fleeting::connector::error::{DialError, ReadyError};
+use crate::fleeting::host_keys::HostKeys;
 use crate::time;
 
 const SETTINGS: Settings =
@@ -161,9 +164,7 @@ async fn few_handshakes_are_under_way_at_once() {
     let mut dials = JoinSet::new();
     for _ in 0..20 {
         let instance = instance.clone();
-        dials.spawn(
-            async move { instance.docker(crate::fleeting::connector::DockerEndpoint::default()).await.is_err() },
-        );
+        dials.spawn(async move { instance.docker(DockerEndpoint::default()).await.is_err() });
     }
     assert!(dials.join_all().await.into_iter().all(|failed| failed));
     let most = most.load(Ordering::SeqCst);

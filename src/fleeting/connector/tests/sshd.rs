@@ -13,7 +13,9 @@ use russh::keys::{Algorithm, PrivateKey};
 use tempfile::TempDir;
 
 use crate::config::resolved::{ConnectorConfig, StaticHost, StaticHosts};
-use crate::fleeting::connector::{HostKeys, Instance, Settings};
+use crate::fleeting::access::Settings;
+use crate::fleeting::connector::Instance;
+use crate::fleeting::host_keys::HostKeys;
 use crate::fleeting::static_hosts::StaticGroup;
 use crate::ids::InstanceId;
 

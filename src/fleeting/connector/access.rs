@@ -1,9 +1,5 @@
-//! What an executor needs of an instance: commands as streams, files, and its engine.
-//!
-//! The connector provides this over SSH. It is a trait so that executors run as well over a child
-//! process and a local socket, where their tests have real agents and a real engine without SSH.
+//! An instance over SSH, as the rest of the program sees it.
 
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,82 +9,20 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::detached::session::BoxStream;
+use super::channel::ByteStream;
+use super::docker::DockerConnection;
+use super::error::{DialError, ExecError, ForwardError};
+use super::exec::Command;
+use super::instance::Instance;
+use crate::byte_stream::BoxStream;
 use crate::error_chain::Chain;
-use crate::fleeting::connector::{
-    ByteStream, Command, DialError, DockerConnection, DockerEndpoint, ExecError, ForwardError, Instance,
+use crate::fleeting::access::{
+    About, AccessError, DockerEndpoint, EngineDialer, InstanceAccess, InstanceConnector, NotReady, Readiness, Settings,
 };
 use crate::ids::InstanceId;
 
 /// Mode of a program on an instance.
 const PROGRAM_MODE: u32 = 0o755;
-
-/// An instance as executors see it. Cheap calls share connections; each returned stream is its own.
-pub trait InstanceAccess: fmt::Debug + Send + Sync {
-    fn id(&self) -> &InstanceId;
-
-    /// The group has it no more.
-    fn is_gone(&self) -> bool;
-
-    /// What the provider says of it.
-    fn about(&self) -> BoxFuture<'_, Result<About, AccessError>>;
-
-    /// Starts a command in the login shell of the instance's user. The stream is its standard input and
-    /// output; a command that ends without having spoken frames has what it said to standard error at the end.
-    fn exec<'a>(&'a self, command: &'a str) -> BoxFuture<'a, Result<BoxStream, AccessError>>;
-
-    /// Writes a program, whole or not at all, into a folder of the user's home that is made if need be.
-    fn upload<'a>(&'a self, folder: &'a str, name: &'a str, content: Bytes) -> BoxFuture<'a, Result<(), AccessError>>;
-
-    /// A connection for the engine's API, of one job alone.
-    fn engine(&self, endpoint: DockerEndpoint) -> BoxFuture<'_, Result<Arc<dyn EngineDialer>, AccessError>>;
-}
-
-/// What is known of an instance without asking it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
-    /// As Go names it, such as `amd64`.
-    pub architecture: String,
-    pub internal_address: Option<String>,
-    pub external_address: Option<String>,
-}
-
-/// Opens streams to an engine.
-pub trait EngineDialer: fmt::Debug + Send + Sync {
-    fn open(&self) -> BoxFuture<'_, io::Result<BoxStream>>;
-}
-
-/// Why an instance does not give what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum AccessError {
-    /// It will not come back.
-    #[error("instance {0} is gone")]
-    Gone(InstanceId),
-    /// Another try may succeed.
-    #[error("reaching instance {id}")]
-    Unreachable {
-        id: InstanceId,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// It answers, but does not do this.
-    #[error("instance {id} refuses")]
-    Refused {
-        id: InstanceId,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-impl AccessError {
-    /// Whether another try may succeed.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Gone(_) | Self::Refused { .. } => false,
-        }
-    }
-}
 
 impl InstanceAccess for Instance {
     fn id(&self) -> &InstanceId {
@@ -132,6 +66,28 @@ impl InstanceAccess for Instance {
             let connection = self.docker(endpoint).await.map_err(|error| dial_failed(self, error))?;
             Ok(Arc::new(connection) as Arc<dyn EngineDialer>)
         })
+    }
+}
+
+impl InstanceConnector for Instance {
+    fn ready<'a>(&'a self, readiness: &'a Readiness) -> BoxFuture<'a, Result<(), NotReady>> {
+        Box::pin(async move { Self::ready(self, readiness).await.map_err(NotReady::from) })
+    }
+
+    fn liveness(&self) -> BoxFuture<'_, Result<(), AccessError>> {
+        Box::pin(async { Self::liveness(self).await.map_err(|error| exec_failed(self, error)) })
+    }
+
+    fn reconfigure(&self, settings: Settings) {
+        Self::reconfigure(self, settings);
+    }
+
+    fn mark_gone(&self) {
+        Self::mark_gone(self);
+    }
+
+    fn settings(&self) -> Settings {
+        Self::settings(self)
     }
 }
 

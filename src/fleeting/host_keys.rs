@@ -30,7 +30,7 @@ impl HostKey {
     }
 
     /// `ssh-ed25519`, …
-    pub(super) fn kind(&self) -> &str {
+    pub(in crate::fleeting) fn kind(&self) -> &str {
         self.0.split(' ').next().unwrap_or_default()
     }
 
@@ -43,7 +43,7 @@ impl HostKey {
 
 /// What is known of an instance's key when it presents one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::fleeting) enum Verdict {
     Known,
     /// The first contact: recorded now.
     Recorded,
@@ -101,7 +101,7 @@ impl HostKeys {
     }
 
     /// Records the key that the provider or the config names, in the place of another one.
-    pub(super) fn trust(&self, id: &InstanceId, key: &HostKey) {
+    pub(in crate::fleeting) fn trust(&self, id: &InstanceId, key: &HostKey) {
         let mut keys = self.keys();
         if keys.known.get(id) != Some(key) {
             keys.known.insert(id.clone(), key.clone());
@@ -111,7 +111,7 @@ impl HostKeys {
         }
     }
 
-    pub(super) fn check(&self, id: &InstanceId, presented: &HostKey) -> Verdict {
+    pub(in crate::fleeting) fn check(&self, id: &InstanceId, presented: &HostKey) -> Verdict {
         let mut keys = self.keys();
         match keys.known.get(id) {
             Some(known) if known == presented => Verdict::Known,
