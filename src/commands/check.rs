@@ -41,7 +41,7 @@ fn text(found: &Found, style: Style) -> String {
             let reasons: Vec<String> = refused.refusals.iter().map(ToString::to_string).collect();
             lines.push(format!("`run` will not serve runner {:?}: {}", refused.name, reasons.join("; ")));
         }
-        let autoscaled = |runner: &Runner| Some((runner.name.clone(), modes(runner.autoscaler.as_ref()?)));
+        let autoscaled = |runner: &Runner| Some((runner.name.clone(), modes(runner.autoscaler()?)));
         for (name, modes) in config.runners.iter().filter_map(autoscaled) {
             lines.push(format!("runner {name:?} reserves capacity in {modes}"));
         }
@@ -82,7 +82,7 @@ fn report(found: &Found) -> serde_json::Value {
 }
 
 fn about(runner: &Runner) -> serde_json::Value {
-    let modes = runner.autoscaler.iter().flat_map(Autoscaler::reservation_modes);
+    let modes = runner.autoscaler().into_iter().flat_map(Autoscaler::reservation_modes);
     json!({
         "name": runner.name,
         "executor": runner.executor.as_str(),

@@ -116,6 +116,7 @@ async fn look(
             .join("local")
             .join(crate::detached::path_safe(runner.key().as_str())),
         executable: surroundings.executable.clone(),
+        environment: surroundings.environment.clone(),
     };
     let group = registry::provide(&autoscaler.plugin_config, &autoscaler.connector_config, &places)?;
     let listed = tokio::time::timeout(ANSWER, async {

@@ -138,6 +138,7 @@ pub(super) fn assembly(
         host_name: surroundings.host_name.clone(),
         state: folder.join(STATE),
         journals: Arc::new(Journals::new(folder.join(STATE), pulses.clone())),
+        environment: surroundings.environment.clone(),
         pulses,
         in_use: InUse::default(),
         spill: surroundings.environment.get("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),

@@ -10,8 +10,9 @@ use anyhow::{Context, bail, ensure};
 use super::{Surroundings, loading};
 use crate::cli::{ReportFormat, ShapeArg, SimulateArgs, SpreadArg};
 use crate::config::diagnostics::Style;
-use crate::config::resolved::{Autoscaler, Config, PluginConfig, Runner};
+use crate::config::resolved::{Autoscaler, Config, Runner};
 use crate::config::types::duration::GoDuration;
+use crate::fleeting::registry;
 use crate::taskscaler::settings::core_settings;
 use crate::taskscaler::simulate::workload::{self, Load, Shape, Spread};
 use crate::taskscaler::simulate::{self, Job, PollingRules, Provider, Setup};
@@ -56,8 +57,7 @@ pub(super) fn resolved(found: loading::Found) -> anyhow::Result<Config> {
 /// The autoscaled runners, or those of this name.
 pub(super) fn autoscaled<'a>(config: &'a Config, name: Option<&str>) -> anyhow::Result<Vec<Autoscaled<'a>>> {
     let meant = |runner: &&Runner| name.is_none_or(|name| runner.name == name);
-    let found: Vec<_> =
-        config.runners.iter().filter(meant).filter_map(|it| Some((it, it.autoscaler.as_ref()?))).collect();
+    let found: Vec<_> = config.runners.iter().filter(meant).filter_map(|it| Some((it, it.autoscaler()?))).collect();
     match name {
         _ if !found.is_empty() => Ok(found),
         Some(name) => bail!("no runner {name:?} with [runners.autoscaler] in the config file"),
@@ -118,11 +118,6 @@ fn setup(
 ) -> anyhow::Result<Setup> {
     ensure!((0.0..1.0).contains(&args.refused), "--refused {} is not from 0 to less than 1", args.refused);
     let long_poll = span("--long-poll", args.long_poll)?;
-    let max_size = match &autoscaler.plugin_config {
-        PluginConfig::Local(local) => local.max_size,
-        PluginConfig::Static(hosts) => u32::try_from(hosts.instances.len()).ok(),
-        PluginConfig::Aws(_) | PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) => None,
-    };
     Ok(Setup {
         fleet: core_settings(autoscaler),
         polling: PollingRules {
@@ -137,7 +132,7 @@ fn setup(
             boot: span("--boot", args.boot)?,
             ready: span("--ready", args.ready)?,
             refused: args.refused,
-            max_size,
+            max_size: registry::facts(&autoscaler.plugin_config).max_size,
             ..Provider::default()
         },
         start,

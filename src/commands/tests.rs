@@ -262,7 +262,7 @@ async fn a_template_gives_what_nobody_says() {
     let runner = fixture.last();
     assert_eq!((runner.name.as_str(), runner.limit, runner.executor), ("of the template", 4, ExecutorKind::Instance));
     assert_eq!(runner.token.expose(), RUNNER_TOKEN);
-    assert!(runner.autoscaler.is_some() && runner.refusals.is_empty(), "{:?}", runner.refusals);
+    assert!(runner.with_fleet().is_some(), "{:?}", runner.refusals);
     fixture.register(&RegisterArgs { name: Some("said".to_owned()), ..args.clone() }, "").await.unwrap();
     assert_eq!(fixture.last().name, "said");
     let two = Some(fixture.file("two.toml", &TEMPLATE.repeat(2)));

@@ -18,7 +18,7 @@ use super::docker::volumes;
 use super::helper_binary::Helpers;
 use super::kept::Kept;
 use super::{FormerJob, JobTrace, PrepareContext};
-use crate::config::resolved::{Docker, Runner};
+use crate::config::resolved::{Docker, FleetRunner};
 use crate::config::types::boolean;
 use crate::error_chain::Chain;
 use crate::fleeting::access::{DockerEndpoint, InstanceAccess, Transport};
@@ -37,7 +37,7 @@ const DIAL_STDIO: &str = "FF_USE_DOCKER_AUTOSCALER_DIAL_STDIO";
 /// Makes environments on the engines of one runner's instances.
 #[derive(Debug)]
 pub struct DockerAutoscaler {
-    runner: Arc<Runner>,
+    runner: Arc<FleetRunner>,
     config: Arc<Docker>,
     helpers: Arc<Helpers>,
     known: Kept<Known>,
@@ -45,7 +45,7 @@ pub struct DockerAutoscaler {
 }
 
 impl DockerAutoscaler {
-    pub fn new(runner: Arc<Runner>, helpers: Arc<Helpers>) -> Self {
+    pub fn new(runner: Arc<FleetRunner>, helpers: Arc<Helpers>) -> Self {
         let config = Arc::new(runner.docker.clone());
         Self { runner, config, helpers, known: Kept::default(), tasks: TaskTracker::new() }
     }
@@ -133,7 +133,7 @@ impl DockerAutoscaler {
     }
 
     fn delivery(&self, known: &Known) -> Delivery {
-        if self.runner.autoscaler.as_ref().is_some_and(|autoscaler| autoscaler.max_use_count == 1) {
+        if self.runner.fleet.max_use_count == 1 {
             return Delivery::Container;
         }
         Delivery::Volume(Arc::clone(&known.volume))

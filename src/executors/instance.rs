@@ -16,12 +16,13 @@ use super::follow::{AgentDialer, AgentLink, OpenError, RemoveError, Task};
 use super::helper_binary::{HelperBinary, HelperError, Helpers};
 use super::kept::Kept;
 use super::{CleanUp, FormerJob, JobTrace, PrepareContext, ScriptFacts, StageRun};
-use crate::config::resolved::{PluginConfig, Runner};
+use crate::config::resolved::FleetRunner;
 use crate::detached::session::{Session, SessionError};
 use crate::detached::wire::{Hello, Start};
 use crate::detached::{Exit, Place, StageFolder, StageHandle};
 use crate::error_chain::Chain;
 use crate::fleeting::access::{AccessError, InstanceAccess};
+use crate::fleeting::registry;
 use crate::job::dirs::Roots;
 use crate::job::failure::Fault;
 use crate::job::resolved::ResolvedJob;
@@ -44,7 +45,7 @@ const ANSWER_LIMIT: u64 = 64 * 1024;
 /// Makes environments on instances of one runner.
 #[derive(Debug)]
 pub struct InstanceExecutor {
-    runner: Arc<Runner>,
+    runner: Arc<FleetRunner>,
     helpers: Arc<Helpers>,
     known: Kept<Known>,
     tasks: TaskTracker,
@@ -72,7 +73,7 @@ impl Known {
 }
 
 impl InstanceExecutor {
-    pub fn new(runner: Arc<Runner>, helpers: Arc<Helpers>) -> Self {
+    pub fn new(runner: Arc<FleetRunner>, helpers: Arc<Helpers>) -> Self {
         Self { runner, helpers, known: Kept::default(), tasks: TaskTracker::new() }
     }
 
@@ -128,12 +129,7 @@ impl InstanceExecutor {
 
     /// Instances on this machine run this very program.
     fn is_local(&self) -> bool {
-        self.runner.autoscaler.as_ref().is_some_and(|autoscaler| match autoscaler.plugin_config {
-            PluginConfig::Local(_) => true,
-            PluginConfig::Aws(_) | PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) | PluginConfig::Static(_) => {
-                false
-            }
-        })
+        registry::facts(&self.runner.fleet.plugin_config).runs_this_binary
     }
 
     fn roots(&self, login: &Path) -> Roots {
@@ -150,10 +146,8 @@ impl InstanceExecutor {
 
     /// No other job ever sees what one leaves behind.
     fn has_instance_alone(&self) -> bool {
-        self.runner
-            .autoscaler
-            .as_ref()
-            .is_some_and(|autoscaler| autoscaler.max_use_count == 1 || autoscaler.vm_isolation.is_some())
+        let fleet = &self.runner.fleet;
+        fleet.max_use_count == 1 || fleet.vm_isolation.is_some()
     }
 
     fn warn_of_build_dir(&self, trace: &impl JobTrace) {

@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::resolved::{ExecutorKind, Runner};
+use crate::config::resolved::{ExecutorKind, FleetRunner};
 use crate::detached::records::OutputStream;
 use crate::detached::{Exit, StageHandle};
 use crate::error_chain::Chain;
@@ -174,7 +174,7 @@ impl Executor {
     ///
     /// # Errors
     /// There is none of this kind.
-    pub fn new(runner: Arc<Runner>, helpers: Arc<Helpers>) -> Result<Self, Fault> {
+    pub fn new(runner: Arc<FleetRunner>, helpers: Arc<Helpers>) -> Result<Self, Fault> {
         match runner.executor {
             ExecutorKind::Instance => Ok(Self::Instance(InstanceExecutor::new(runner, helpers))),
             ExecutorKind::DockerAutoscaler => {
@@ -297,22 +297,21 @@ impl<T: JobTrace> Environment<T> {
 
 /// How long a lost connection to an instance may take to come back. A longer `keepalive` of the
 /// connector makes it longer too: the loss of one side is noticed that much later by the other.
-fn reconnect_budget(runner: &Runner) -> Duration {
-    let keepalive = runner.autoscaler.as_ref().and_then(|autoscaler| autoscaler.connector_config.keepalive);
-    keepalive.map_or(follow::RECONNECT_BUDGET, |keepalive| follow::RECONNECT_BUDGET.max(keepalive * 3))
+fn reconnect_budget(runner: &FleetRunner) -> Duration {
+    runner
+        .fleet
+        .connector_config
+        .keepalive
+        .map_or(follow::RECONNECT_BUDGET, |keepalive| follow::RECONNECT_BUDGET.max(keepalive * 3))
 }
 
 /// The line that names the instance, with its addresses where the configuration wants them.
-async fn say_dialing(access: &dyn InstanceAccess, runner: &Runner, trace: &impl JobTrace) -> Result<(), Fault> {
+async fn say_dialing(access: &dyn InstanceAccess, runner: &FleetRunner, trace: &impl JobTrace) -> Result<(), Fault> {
     let mut line = format!("Dialing instance {}", access.id());
-    if let Some(autoscaler) =
-        runner.autoscaler.as_ref().filter(|config| config.log_internal_ip || config.log_external_ip)
-    {
+    let fleet = &runner.fleet;
+    if fleet.log_internal_ip || fleet.log_external_ip {
         let about = access.about().await.map_err(|error| Fault::unclassified(Chain(&error).to_string()))?;
-        let shown = [
-            (autoscaler.log_internal_ip, about.internal_address),
-            (autoscaler.log_external_ip, about.external_address),
-        ];
+        let shown = [(fleet.log_internal_ip, about.internal_address), (fleet.log_external_ip, about.external_address)];
         for address in shown.into_iter().filter_map(|(wanted, address)| address.filter(|_| wanted)) {
             line.push_str(", ");
             line.push_str(&address);

@@ -17,6 +17,18 @@ use crate::secret::Secret;
 
 /// A group of instances at a provider. Calls may run at the same time; a provider puts those in order
 /// that must not.
+///
+/// How often each is called, so that a provider can budget its own calls to a cloud:
+///
+/// | call | when |
+/// |---|---|
+/// | `init` | once before all others, again after each failure and after each change of the settings |
+/// | `look` | by an operator's command |
+/// | `update` | on the taskscaler's schedule: every `update_interval`, every `update_interval_when_expecting` while something is expected to change |
+/// | `increase`, `decrease` | as the fleet needs it, with back-off after failures; never two increases at once |
+/// | `connect_info` | at each dial: from what the last listing brought, unless that is older than [`KNOWN_FOR`] or does not have the instance |
+/// | `heartbeat` | for each idle instance every few minutes: from what the last listing brought, as above |
+/// | `acquire_lease`, `renew_lease` | where the provider has leases: at the start, and well before each end |
 pub trait InstanceGroup: fmt::Debug + Send + Sync {
     /// Looks the group up, once, before any other call.
     fn init(&self) -> BoxFuture<'_, Result<ProviderInfo, GroupError>>;
@@ -65,6 +77,24 @@ pub trait InstanceGroup: fmt::Debug + Send + Sync {
 
     /// Ends what the provider itself holds open. Instances stay.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
+}
+
+/// So old may the listing be that answers `connect_info` and `heartbeat`. An outage of the provider then costs no
+/// instance that runs.
+pub const KNOWN_FOR: Duration = Duration::from_secs(5 * 60);
+
+/// What holds for every instance of a group, whatever is asked of the group: each provider states it once, from the
+/// settings alone. Whoever wants to know what kind of group it is asks for what follows from that here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupFacts {
+    /// A deleted instance is destroyed, with its processes and files. Otherwise it is put aside and comes back as it was.
+    pub instances_are_destroyed: bool,
+    /// The engine that jobs use on an instance is shared with others, and goes on without the instance.
+    pub engine_survives_instance: bool,
+    /// Instances run the program that runs here: nothing of it has to be sent to them.
+    pub runs_this_binary: bool,
+    /// The largest size that the settings allow; `None` where only the provider knows.
+    pub max_size: Option<u32>,
 }
 
 /// What [`InstanceGroup::init`] found.

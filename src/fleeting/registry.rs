@@ -6,10 +6,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::environment::Environment;
 use crate::config::resolved::{ConnectorConfig, PluginConfig};
 use crate::fleeting::access::{InstanceConnector, Settings};
 use crate::fleeting::connector::Instance;
-use crate::fleeting::group::{GroupError, InstanceGroup};
+use crate::fleeting::group::{GroupError, GroupFacts, InstanceGroup};
 use crate::fleeting::host_keys::HostKeys;
 use crate::fleeting::local::{LocalGroup, Place};
 use crate::fleeting::static_hosts::StaticGroup;
@@ -22,6 +23,8 @@ pub struct Surroundings {
     pub local_root: PathBuf,
     /// The running program, which `local` starts as its instances.
     pub executable: PathBuf,
+    /// The process's own: proxies, credentials and endpoints of clouds. A provider reads no other.
+    pub environment: Environment,
 }
 
 /// The provider of a group.
@@ -57,6 +60,20 @@ pub fn connect(
     Arc::new(Instance::new(id, group, settings, host_keys))
 }
 
+/// What is true of the groups of a provider.
+pub fn facts(plugin: &PluginConfig) -> GroupFacts {
+    match plugin {
+        PluginConfig::Static(hosts) => StaticGroup::facts(hosts),
+        PluginConfig::Local(settings) => LocalGroup::facts(settings),
+        PluginConfig::Aws(_) | PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) => GroupFacts {
+            instances_are_destroyed: true,
+            engine_survives_instance: false,
+            runs_this_binary: false,
+            max_size: None,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -65,7 +82,11 @@ mod tests {
     use crate::config::resolved::{AwsGroup, StaticHosts};
 
     fn surroundings() -> Surroundings {
-        Surroundings { local_root: "/nonexistent".into(), executable: "/nonexistent/flotilla".into() }
+        Surroundings {
+            local_root: "/nonexistent".into(),
+            executable: "/nonexistent/flotilla".into(),
+            environment: Environment::default(),
+        }
     }
 
     #[test]

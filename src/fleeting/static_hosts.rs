@@ -16,8 +16,8 @@ use futures_util::future::{BoxFuture, ready};
 
 use crate::config::resolved::{ConnectorConfig, PluginConfig, Protocol, StaticHost, StaticHosts};
 use crate::fleeting::group::{
-    ConnectInfo, Decreased, GroupError, GroupListing, Increased, InstanceGroup, InstanceState, KeyMaterial, Lease,
-    Operation, Ownership, ProviderInfo,
+    ConnectInfo, Decreased, GroupError, GroupFacts, GroupListing, Increased, InstanceGroup, InstanceState, KeyMaterial,
+    Lease, Operation, Ownership, ProviderInfo,
 };
 use crate::ids::InstanceId;
 use crate::secret::Secret;
@@ -47,6 +47,16 @@ impl StaticGroup {
     pub fn new(hosts: &StaticHosts, connector: &ConnectorConfig) -> Self {
         let (aside, dismissed) = (Vec::new(), BTreeMap::new());
         Self { hosts: Mutex::new(Hosts { listed: by_id(hosts), connector: connector.clone(), aside, dismissed }) }
+    }
+
+    /// A host is put aside and comes back, with its engine and all that ran on it.
+    pub(crate) fn facts(hosts: &StaticHosts) -> GroupFacts {
+        GroupFacts {
+            instances_are_destroyed: false,
+            engine_survives_instance: false,
+            runs_this_binary: false,
+            max_size: Some(size(hosts.instances.len())),
+        }
     }
 
     fn info(&self) -> ProviderInfo {

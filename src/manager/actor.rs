@@ -23,7 +23,7 @@ use super::served::{Assembly, ServedRunner};
 use super::shutdown::{Control, Phase};
 use super::telling::{Outbox, Untold};
 use super::worker::{self, JobDeps};
-use crate::config::resolved::{Config, Runner};
+use crate::config::resolved::{Config, FleetRunner, Runner};
 use crate::gitlab::JobCredentials;
 use crate::ids::{ReservationKey, RunnerKey};
 use crate::pulse::{BEAT, Pulse};
@@ -395,13 +395,13 @@ impl Manager {
                 continue;
             }
             let before = self.served.remove(&key);
-            if let Some(unchanged) = before.as_ref().filter(|before| *before.config == *runner) {
+            if let Some(unchanged) = before.as_ref().filter(|before| *before.config == runner) {
                 served.insert(key, unchanged.clone());
                 continue;
             }
             let left = before.is_none();
             let before = before.or_else(|| self.leaving.remove(&key));
-            let assembled = self.assemble(runner, before.as_deref()).await;
+            let assembled = self.assemble(&runner, before.as_deref()).await;
             if let (None, Some(back), true) = (&assembled, &before, left) {
                 self.assembly.resume(back).await;
             }
@@ -437,8 +437,8 @@ impl Manager {
 
     /// Tries again what could not be served when the configuration was taken up.
     async fn serve_the_rest(&mut self) {
-        let is_left = |runner: &&Runner| self.unserved.contains_key(&runner.key());
-        let rest: Vec<Runner> = self.config.runnable().filter(is_left).cloned().collect();
+        let is_left = |runner: &FleetRunner| self.unserved.contains_key(&runner.key());
+        let rest: Vec<_> = self.config.runnable().filter(is_left).collect();
         for runner in rest {
             let key = runner.key();
             let before = self.served.get(&key).cloned();
@@ -453,7 +453,7 @@ impl Manager {
     }
 
     /// The runner as its configuration has it; says why where it cannot be served, once for each reason.
-    async fn assemble(&mut self, runner: &Runner, before: Option<&ServedRunner>) -> Option<Arc<ServedRunner>> {
+    async fn assemble(&mut self, runner: &FleetRunner, before: Option<&ServedRunner>) -> Option<Arc<ServedRunner>> {
         match self.assembly.serve(runner, before).await {
             Ok((served, scaler)) => {
                 self.unserved.remove(&served.key);

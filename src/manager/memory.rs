@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::job_records::{JobRecord, JobRecords};
-use super::remains::Remains;
+use super::remains::{Remains, Through};
 use super::served::ServeError;
-use crate::config::resolved::{Autoscaler, PluginConfig, Runner};
+use crate::config::resolved::{Autoscaler, ExecutorKind, FleetRunner};
 use crate::fleeting::host_keys::HostKeys;
+use crate::fleeting::registry;
 use crate::ids::{ReservationKey, RunnerKey};
 use crate::journal::{Journal, JournalError, Journals, Section};
 use crate::taskscaler::{Forgetful, Journaled, Store};
@@ -42,9 +43,8 @@ impl Memory {
     ///
     /// # Errors
     /// It cannot be read: better not to serve the runner than to forget its fleet.
-    pub fn recall(journals: &Journals, runner: &Runner, system_id: &str) -> Result<Self, ServeError> {
-        let Some(autoscaler) = runner.autoscaler.as_ref() else { return Ok(Self::fresh(Remains::none())) };
-        let Some(journal) = open(journals, autoscaler)? else { return Ok(Self::fresh(remains(autoscaler, None)?)) };
+    pub fn recall(journals: &Journals, runner: &FleetRunner, system_id: &str) -> Result<Self, ServeError> {
+        let Some(journal) = open(journals, &runner.fleet)? else { return Ok(Self::fresh(remains(runner, None)?)) };
         let key = runner.key();
         let fleet = Journaled::new(&journal, &key, system_id);
         let restored = fleet.load()?;
@@ -55,20 +55,21 @@ impl Memory {
             host_keys: HostKeys::preloaded(fleet.host_keys()?),
             fleet: Arc::new(fleet),
             former: jobs.load()?,
-            remains: remains(autoscaler, Some(section))?,
+            remains: remains(runner, Some(section))?,
             jobs,
             in_slots,
         })
     }
 }
 
-/// Where instances are destroyed, nothing on them stays.
-fn remains(autoscaler: &Autoscaler, section: Option<Section>) -> Result<Remains, JournalError> {
-    match autoscaler.plugin_config {
-        PluginConfig::Static(_) => Remains::load(section),
-        PluginConfig::Aws(_) | PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) | PluginConfig::Local(_) => {
-            Ok(Remains::none())
-        }
+/// Where instances are destroyed, nothing on them stays, but on an engine that does.
+fn remains(runner: &FleetRunner, section: Option<Section>) -> Result<Remains, JournalError> {
+    let facts = registry::facts(&runner.fleet.plugin_config);
+    let uses_engine = runner.executor == ExecutorKind::DockerAutoscaler;
+    match (facts.engine_survives_instance && uses_engine, facts.instances_are_destroyed) {
+        (true, _) => Remains::load(section, Through::AnyInstance),
+        (false, false) => Remains::load(section, Through::ItsInstance),
+        (false, true) => Ok(Remains::none()),
     }
 }
 

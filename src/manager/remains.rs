@@ -2,8 +2,9 @@
 //! ended.
 //!
 //! A cloud destroys such an instance, with all that runs on it. A static host is only put aside, and comes back with
-//! the script of the lost job still running. So the job is remembered, over restarts too, and what is left of it is
-//! ended before the host counts as ready again: no job runs beside the remains of another.
+//! the script of the lost job still running; and a local instance that is gone leaves its containers on this machine's
+//! engine. So the job is remembered, over restarts too, and what is left of it is ended before that host, or the next
+//! instance on that engine, counts as ready: no job runs beside the remains of another.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +34,17 @@ pub struct Remains(Option<Arc<Kept>>);
 #[derive(Debug)]
 struct Kept {
     section: Option<Section>,
+    through: Through,
     left: Mutex<BTreeMap<InstanceId, Vec<Left>>>,
+}
+
+/// Where what a job left can be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// It is on that instance, which comes back.
+    ItsInstance,
+    /// It is on an engine that all instances of the group use.
+    AnyInstance,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,17 +67,17 @@ impl Left {
 }
 
 impl Remains {
-    /// Of a runner whose instances stay; kept in `section`, where there is one.
+    /// Of a runner whose instances or engine stay; kept in `section`, where there is one.
     ///
     /// # Errors
     /// What was kept cannot be read.
-    pub fn load(section: Option<Section>) -> Result<Self, JournalError> {
+    pub fn load(section: Option<Section>, through: Through) -> Result<Self, JournalError> {
         let kept: Vec<Left> = section.as_ref().map_or(Ok(Vec::new()), |section| section.load(KIND))?;
         let mut left: BTreeMap<InstanceId, Vec<Left>> = BTreeMap::new();
         for one in kept {
             left.entry(one.instance.clone()).or_default().push(one);
         }
-        Ok(Self(Some(Arc::new(Kept { section, left: Mutex::new(left) }))))
+        Ok(Self(Some(Arc::new(Kept { section, through, left: Mutex::new(left) }))))
     }
 
     /// Of a runner whose provider destroys instances: nothing is kept.
@@ -91,7 +102,7 @@ impl Remains {
         }
     }
 
-    /// Ends everything that is known to be left on an instance that answers.
+    /// Ends everything that is known to be left where an instance that answers can end it.
     ///
     /// # Errors
     /// Something could not be ended; it is tried again when the instance is ready the next time.
@@ -102,7 +113,7 @@ impl Remains {
         system_id: &str,
     ) -> Result<(), String> {
         let Some(kept) = &self.0 else { return Ok(()) };
-        let left = kept.left().get(instance.id()).cloned().unwrap_or_default();
+        let left = kept.within_reach_of(instance.id());
         let ended = join_all(left.into_iter().map(|one| {
             let instance = instance.clone();
             async move {
@@ -130,6 +141,14 @@ async fn end_one(
 impl Kept {
     fn left(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Vec<Left>>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn within_reach_of(&self, instance: &InstanceId) -> Vec<Left> {
+        let left = self.left();
+        match self.through {
+            Through::ItsInstance => left.get(instance).cloned().unwrap_or_default(),
+            Through::AnyInstance => left.values().flatten().cloned().collect(),
+        }
     }
 
     fn write(&self, change: Result<Change, JournalError>) {
@@ -187,7 +206,7 @@ mod tests {
 
     fn open(folder: &tempfile::TempDir) -> Remains {
         let journal = Journal::open(&folder.path().join("journal.redb")).unwrap();
-        Remains::load(Some(journal.section("jobs"))).unwrap()
+        Remains::load(Some(journal.section("jobs")), Through::ItsInstance).unwrap()
     }
 
     fn on(remains: &Remains, instance: &str) -> Vec<Left> {
@@ -216,7 +235,7 @@ mod tests {
 
     #[test]
     fn an_instance_takes_no_job_until_the_remains_are_ended_or_given_up() {
-        let remains = Remains::load(None).unwrap();
+        let remains = Remains::load(None, Through::ItsInstance).unwrap();
         remains.note(&InstanceId::new("host"), JobId(7), "7-x", "instance");
         let one = on(&remains, "host")[0].clone();
         for _ in 1..TRIES {
@@ -227,8 +246,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_a_shared_engine_is_ended_through_any_instance() {
+        for (through, names) in [(Through::ItsInstance, vec![]), (Through::AnyInstance, vec!["7-x"])] {
+            let remains = Remains::load(None, through).unwrap();
+            remains.note(&InstanceId::new("gone"), JobId(7), "7-x", "docker-autoscaler");
+            let within_reach = remains.0.as_ref().unwrap().within_reach_of(&InstanceId::new("next"));
+            assert_eq!(within_reach.iter().map(|left| left.name.as_str()).collect::<Vec<_>>(), names);
+        }
+    }
+
+    #[test]
     fn no_more_is_remembered_of_an_instance_than_its_limit() {
-        let remains = Remains::load(None).unwrap();
+        let remains = Remains::load(None, Through::ItsInstance).unwrap();
         for (job, _) in (0..).zip(0..=MOST) {
             remains.note(&InstanceId::new("host"), JobId(job), &format!("{job}-x"), "instance");
         }

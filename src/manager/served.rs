@@ -12,7 +12,8 @@ use super::memory::{self, Memory};
 use super::metrics::{ApiCalls, Metrics, RunnerLabels};
 use super::remains::Remains;
 use super::scaler::Scaler;
-use crate::config::resolved::{Config, ExecutorKind, Runner};
+use crate::config::environment::Environment;
+use crate::config::resolved::{Config, ExecutorKind, FleetRunner, Runner};
 use crate::executors::{Executor, Helpers};
 use crate::fleeting::access::{DockerEndpoint, Transport};
 use crate::fleeting::group::{GroupError, InstanceGroup};
@@ -32,7 +33,7 @@ use crate::taskscaler;
 #[derive(Debug)]
 pub struct ServedRunner {
     pub key: RunnerKey,
-    pub config: Arc<Runner>,
+    pub config: Arc<FleetRunner>,
     pub client: Client,
     pub group: Arc<dyn InstanceGroup>,
     pub capacity: taskscaler::Handle,
@@ -51,8 +52,6 @@ pub enum ServeError {
     Client(#[from] ClientError),
     #[error("{0}")]
     Executor(String),
-    #[error("no [runners.autoscaler]")]
-    NoAutoscaler,
     #[error("the group of instances")]
     Group(#[from] GroupError),
     #[error("recalling the fleet and its jobs")]
@@ -87,19 +86,21 @@ pub struct Assembly {
     pub spill: PathBuf,
     /// Where `<host>.crt` and the like are looked for.
     pub certificates: Vec<PathBuf>,
+    /// The process's own, for providers.
+    pub environment: Environment,
     /// Signs of life of this process's loops.
     pub pulses: Pulses,
 }
 
 impl Assembly {
-    /// The runner as `config` has it, and its taskscaler where that has yet to be started. Where the runner was
+    /// The runner as its configuration has it, and its taskscaler where that has yet to be started. Where the runner was
     /// served `before`, its capacity goes on.
     ///
     /// # Errors
     /// What keeps it from being served; nothing is left running then.
     pub async fn serve(
         &self,
-        runner: &Runner,
+        runner: &FleetRunner,
         before: Option<&ServedRunner>,
     ) -> Result<(ServedRunner, Option<Scaler>), ServeError> {
         let config = Arc::new(runner.clone());
@@ -112,9 +113,8 @@ impl Assembly {
         let client = self.client(runner, &labels)?;
         let (group, capacity, (records, remains), begun) = match before {
             Some(before) => {
-                let autoscaler = runner.autoscaler.as_ref().ok_or(ServeError::NoAutoscaler)?;
-                before.group.reconfigure(&autoscaler.plugin_config, &autoscaler.connector_config)?;
-                before.capacity.reconfigure(taskscaler_settings(runner)?).await;
+                before.group.reconfigure(&runner.fleet.plugin_config, &runner.fleet.connector_config)?;
+                before.capacity.reconfigure(taskscaler_settings(runner)).await;
                 let kept = (before.records.clone(), before.remains.clone());
                 (before.group.clone(), before.capacity.clone(), kept, None)
             }
@@ -142,16 +142,13 @@ impl Assembly {
     /// A runner that left the configuration gets no further jobs: nothing is kept for them, while those that it has
     /// go on.
     pub async fn wind_down(&self, gone: &ServedRunner) {
-        if let (Ok(settings), Some(autoscaler)) = (taskscaler_settings(&gone.config), &gone.config.autoscaler) {
-            gone.capacity.reconfigure(settings.winding_down(autoscaler)).await;
-        }
+        let settings = taskscaler_settings(&gone.config).winding_down(&gone.config.fleet);
+        gone.capacity.reconfigure(settings).await;
     }
 
     /// A runner that had left is served again as it was.
     pub async fn resume(&self, back: &ServedRunner) {
-        if let Ok(settings) = taskscaler_settings(&back.config) {
-            back.capacity.reconfigure(settings).await;
-        }
+        back.capacity.reconfigure(taskscaler_settings(&back.config)).await;
     }
 
     /// A client that speaks for `runner`, as each of its jobs will.
@@ -183,17 +180,17 @@ impl Assembly {
 
     async fn capacity(
         &self,
-        runner: &Arc<Runner>,
+        runner: &Arc<FleetRunner>,
         client: &Client,
     ) -> Result<(Arc<dyn InstanceGroup>, taskscaler::Handle, (JobRecords, Remains), Scaler), ServeError> {
-        let autoscaler = runner.autoscaler.as_ref().ok_or(ServeError::NoAutoscaler)?;
         let claim = self.in_use.claim(&runner.key()).ok_or(ServeError::StillDraining)?;
         let memory = self.recall(runner).await?;
         let surroundings = Surroundings {
             local_root: self.state.join("local").join(crate::detached::path_safe(runner.key().as_str())),
             executable: self.helpers.own_executable.clone(),
+            environment: self.environment.clone(),
         };
-        let group = registry::provide(&autoscaler.plugin_config, &autoscaler.connector_config, &surroundings)?;
+        let group = registry::provide(&runner.fleet.plugin_config, &runner.fleet.connector_config, &surroundings)?;
         let executor = Executor::new(runner.clone(), self.helpers.clone())?;
         let (ender, teller) = former_jobs(
             memory.former,
@@ -206,7 +203,7 @@ impl Assembly {
         let span = tracing::info_span!("taskscaler", runner = runner.short_token(), runner_name = runner.name);
         let (actor, handle) = taskscaler::Actor::new(taskscaler::Parts {
             group: group.clone(),
-            settings: taskscaler_settings(runner)?,
+            settings: taskscaler_settings(runner),
             store: memory.fleet,
             host_keys: memory.host_keys,
             former_jobs: Arc::new(ender),
@@ -222,7 +219,7 @@ impl Assembly {
         ))
     }
 
-    async fn recall(&self, runner: &Arc<Runner>) -> Result<Memory, ServeError> {
+    async fn recall(&self, runner: &Arc<FleetRunner>) -> Result<Memory, ServeError> {
         let (journals, runner, system_id) = (self.journals.clone(), runner.clone(), self.system_id.clone());
         let recalling = tokio::task::spawn_blocking(move || Memory::recall(&journals, &runner, &system_id));
         recalling.await.unwrap_or(Err(ServeError::Journal(JournalError::Closed)))
@@ -236,9 +233,7 @@ impl Assembly {
     pub fn open_journals(&self, config: &Config) -> Result<(), JournalError> {
         let mut served = BTreeMap::new();
         for runner in config.runnable() {
-            if let Some(autoscaler) = &runner.autoscaler
-                && let Some(journal) = memory::open(&self.journals, autoscaler)?
-            {
+            if let Some(journal) = memory::open(&self.journals, &runner.fleet)? {
                 let (_, keys) = served.entry(journal.path().to_owned()).or_insert_with(|| (journal, BTreeSet::new()));
                 keys.insert(runner.key());
             }
@@ -271,10 +266,9 @@ impl InUse {
     }
 }
 
-fn taskscaler_settings(runner: &Runner) -> Result<taskscaler::Settings, ServeError> {
-    let autoscaler = runner.autoscaler.as_ref().ok_or(ServeError::NoAutoscaler)?;
+fn taskscaler_settings(runner: &FleetRunner) -> taskscaler::Settings {
     let docker = (runner.executor == ExecutorKind::DockerAutoscaler).then(|| docker_endpoint(runner));
-    Ok(taskscaler::Settings::new(autoscaler, docker))
+    taskscaler::Settings::new(&runner.fleet, docker)
 }
 
 /// What GitLab is told of the runner. A feature stands here only where it works.
@@ -320,7 +314,7 @@ mod tests {
     fn gitlab_is_told_of_the_gpus() {
         let text = "[[runners]]\nexecutor = \"docker-autoscaler\"\n[runners.docker]\ngpus = \"all\"\n\
             [runners.autoscaler]\nplugin = \"local\"\n";
-        let loaded = crate::config::load("c".as_ref(), text, &crate::config::environment::Environment::default());
+        let loaded = crate::config::load("c".as_ref(), text, &Environment::default());
         assert_eq!(info(&loaded.resolved.unwrap().runners[0]).config.gpus, "all");
     }
 

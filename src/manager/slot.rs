@@ -10,8 +10,9 @@ use tracing::warn;
 use super::beginning::Beginning;
 use super::poller::Received;
 use super::served::ServedRunner;
-use crate::config::resolved::{Autoscaler, PluginConfig};
+use crate::config::resolved::Autoscaler;
 use crate::error_chain::Chain;
+use crate::fleeting::registry;
 use crate::ids::{JobId, ReservationKey};
 use crate::job::failure::Fault;
 use crate::taskscaler::{AcquireError, Acquisition, Release};
@@ -100,8 +101,8 @@ impl Slot {
 
     /// Whether the instance is destroyed after this job, with all that the job leaves on it.
     pub fn is_last_use(&self) -> bool {
-        let held = self.acquisition.as_ref().zip(self.runner.config.autoscaler.as_ref());
-        held.is_some_and(|(acquisition, autoscaler)| is_destroyed_after(autoscaler, acquisition.uses()))
+        let fleet = &self.runner.config.fleet;
+        self.acquisition.as_ref().is_some_and(|acquisition| is_destroyed_after(fleet, acquisition.uses()))
     }
 
     /// Something of the job may be left on the instance: that is ended before the next job is given to it.
@@ -161,19 +162,14 @@ impl fmt::Debug for Slot {
 
 /// `instance_acquire_timeout`.
 fn acquire_timeout(runner: &ServedRunner) -> Duration {
-    const DEFAULT: Duration = Duration::from_secs(15 * 60);
-    runner.config.autoscaler.as_ref().map_or(DEFAULT, |autoscaler| autoscaler.instance_acquire_timeout)
+    runner.config.fleet.instance_acquire_timeout
 }
 
-/// Whether nothing of an instance is left after its use number `uses`. A static host, and this machine under a local
-/// instance, stay, with their engine.
-fn is_destroyed_after(autoscaler: &Autoscaler, uses: u32) -> bool {
-    let destroys = match autoscaler.plugin_config {
-        PluginConfig::Aws(_) | PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) => true,
-        PluginConfig::Static(_) | PluginConfig::Local(_) => false,
-    };
-    let max_use_count = autoscaler.max_use_count;
-    destroys && max_use_count > 0 && uses >= max_use_count && autoscaler.capacity_per_instance <= 1
+/// Whether nothing of an instance is left after its use number `uses`, its engine included.
+fn is_destroyed_after(fleet: &Autoscaler, uses: u32) -> bool {
+    let facts = registry::facts(&fleet.plugin_config);
+    let destroys = facts.instances_are_destroyed && !facts.engine_survives_instance;
+    destroys && fleet.max_use_count > 0 && uses >= fleet.max_use_count && fleet.capacity_per_instance <= 1
 }
 
 #[cfg(test)]
@@ -205,7 +201,7 @@ mod tests {
         );
         let loaded = crate::config::load(Path::new("config.toml"), &text, &Environment::default());
         let config = loaded.resolved.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
-        let autoscaler = config.runners[0].autoscaler.as_ref().unwrap();
+        let autoscaler = config.runners[0].autoscaler().unwrap();
         assert_eq!(is_destroyed_after(autoscaler, uses), destroyed, "{plugin}, use {uses}");
     }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use flotilla::sandbox::{JobStatus, SandboxJob};
 
-use crate::harness::local::LocalRig;
-use crate::harness::process::flotilla;
+use crate::harness::local::{LocalRig, instances};
+use crate::harness::process::{Manager, flotilla};
 use crate::harness::{eventually, finish, run};
 
 const POLICY: &str = "
@@ -112,6 +112,32 @@ async fn a_job_whose_instance_dies_before_its_script_moves_to_another() {
     let connected: Vec<&str> = trace.lines().filter(|line| line.contains("connected")).collect();
     assert_eq!(connected.len(), 2, "{trace}");
     assert!(connected[0].contains(&first) && !connected[1].contains(&first), "{trace}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_instance_leaves_on_the_shared_engine_is_ended_before_the_next_takes_a_job() {
+    let sandbox = crate::harness::sandbox().await;
+    let token = format!("glrt-{:016x}", rand::random::<u64>());
+    sandbox.add_runner(&token);
+    let docker = "[runners.docker]\n    image = \"flotilla-test/busybox\"\n    pull_policy = \"if-not-present\"\n    \
+                  network_mode = \"none\"";
+    let runner = crate::harness::local::runner(&sandbox, "local", &token, docker, "");
+    let runner = runner.replace("executor = \"instance\"", "executor = \"docker-autoscaler\"");
+    let manager = Manager::start(&format!("concurrent = 20\ncheck_interval = 1\nshutdown_timeout = 10\n{runner}"));
+    let label = format!("label=com.gitlab.gitlab-runner.runner.id={}", flotilla::ids::short_token(&token));
+    let containers = || run("docker", &["ps", "--all", "--quiet", "--filter", &label]);
+    let job = sandbox.enqueue(SandboxJob::new("doomed", &["echo started", "sleep 600"]));
+    crate::harness::shows(&job, " started\n").await;
+    let left = containers();
+    assert_ne!(left, "");
+    let (_, pid) = instances(&manager).pop().expect("the job's instance");
+    run("kill", &["-9", &pid.to_string()]);
+    assert_eq!(finish(&job).await.0.failure_reason, "runner_system_failure");
+    assert_eq!(containers(), left, "nothing can take it away through the instance that is gone");
+    let next = sandbox.enqueue(SandboxJob::new("next", &["echo started", "sleep 1"]));
+    crate::harness::shows(&next, " started\n").await;
+    assert!(left.lines().all(|id| !containers().contains(id)), "{left}");
+    assert_eq!(finish(&next).await.0.status, JobStatus::Success);
 }
 
 #[tokio::test(flavor = "multi_thread")]

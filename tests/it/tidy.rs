@@ -219,6 +219,21 @@ fn one_module_alone_knows_each_outside_thing() {
     report(&problems);
 }
 
+/// Adding a provider touches its folder, the registry, the settings and the feature list, and nothing else: what follows
+/// from the kind of a group is asked of its facts.
+#[test]
+fn only_providers_and_their_registry_know_which_provider_a_group_has() {
+    let mut problems = Vec::new();
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        let may = ["config/", "fleeting/"].iter().any(|room| source.name.starts_with(room));
+        let names = ["PluginConfig::", "Plugin::"].iter().any(|name| source.code().contains(name));
+        if names && !may {
+            problems.push(format!("{}: chooses by the kind of provider", source.name));
+        }
+    }
+    report(&problems);
+}
+
 #[test]
 fn one_tls_stack_and_one_crypto_provider() {
     let tree = std::process::Command::new(env!("CARGO"))

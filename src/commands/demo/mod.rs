@@ -119,6 +119,7 @@ fn assembly(
         host_name: surroundings.host_name.clone(),
         state: folder.join(STATE),
         journals: Arc::new(Journals::new(folder.join(STATE), pulses.clone())),
+        environment: surroundings.environment.clone(),
         pulses,
         in_use: InUse::default(),
         spill: folder.to_owned(),

@@ -203,7 +203,7 @@ mod tests {
         let executors: Vec<_> = config.runnable().map(|runner| runner.executor).collect();
         assert_eq!(executors, [ExecutorKind::Instance, ExecutorKind::DockerAutoscaler]);
         assert_eq!(config.runners[1].docker.image.as_deref(), Some("busybox:stable"));
-        for autoscaler in config.runners.iter().flat_map(|runner| &runner.autoscaler) {
+        for autoscaler in config.runners.iter().filter_map(|runner| runner.autoscaler()) {
             assert!(autoscaler.delete_instances_on_shutdown);
             assert_eq!(autoscaler.max_instances, 10);
         }

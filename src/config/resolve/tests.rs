@@ -346,11 +346,9 @@ fn one_unknown_executor_does_not_stop_the_others() {
         with_lines("", "")
     );
     let config = resolved(&text);
-    let names = |runners: Vec<&Runner>| runners.into_iter().map(|runner| runner.name.clone()).collect::<Vec<_>>();
-    assert_eq!(
-        (names(config.runnable().collect()), names(config.refused().collect())),
-        (vec!["r".to_owned()], vec!["odd".to_owned()])
-    );
+    let runnable: Vec<String> = config.runnable().map(|runner| runner.name.clone()).collect();
+    let refused: Vec<&str> = config.refused().map(|runner| runner.name.as_str()).collect();
+    assert_eq!((runnable, refused), (vec!["r".to_owned()], vec!["odd"]));
 }
 
 #[test]

@@ -21,7 +21,9 @@ pub use autoscaler::{
 pub use cache::{Azure, Cache, Gcs, GcsCredentials, S3, S3Authentication, S3Encryption, Store};
 pub use docker::{Docker, Isolation, Service, SlotCgroups};
 pub use machine::{Idle, Machine, MachinePeriod};
-pub use runner::{Artifact, BootVerify, ExecutorKind, Instance, JobQueuingDuration, Refusal, Runner, Shell, TlsFiles};
+pub use runner::{
+    Artifact, BootVerify, ExecutorKind, FleetRunner, Instance, JobQueuingDuration, Refusal, Runner, Shell, TlsFiles,
+};
 
 use crate::secret::Secret;
 
@@ -54,8 +56,8 @@ pub struct Config {
 
 impl Config {
     /// The runners that `run` may serve.
-    pub fn runnable(&self) -> impl Iterator<Item = &Runner> {
-        self.runners.iter().filter(|runner| runner.refusals.is_empty())
+    pub fn runnable(&self) -> impl Iterator<Item = FleetRunner> {
+        self.runners.iter().filter_map(Runner::with_fleet)
     }
 
     /// The runners that `run` must refuse; each says why in [`Runner::refusals`].

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -85,15 +86,41 @@ pub struct Runner {
     pub boot_verify: Option<BootVerify>,
     pub docker: Docker,
     pub cache: Cache,
-    /// Set for every runner whose executor needs it, unless the runner is refused.
-    pub autoscaler: Option<Autoscaler>,
+    /// Set for every runner whose executor needs it, unless the runner is refused: see [`FleetRunner`].
+    pub(in crate::config) autoscaler: Option<Autoscaler>,
     pub instance: Instance,
     pub machine: Option<Machine>,
     /// Why `run` must not serve this runner; empty for one that it may.
     pub refusals: Vec<Refusal>,
 }
 
+/// A runner that `run` may serve, with its fleet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FleetRunner {
+    entry: Runner,
+    pub fleet: Autoscaler,
+}
+
+impl Deref for FleetRunner {
+    type Target = Runner;
+
+    fn deref(&self) -> &Runner {
+        &self.entry
+    }
+}
+
 impl Runner {
+    /// The runner with its fleet; `None` where `run` must not serve it.
+    pub fn with_fleet(&self) -> Option<FleetRunner> {
+        let fleet = self.autoscaler.clone().filter(|_| self.refusals.is_empty())?;
+        Some(FleetRunner { entry: self.clone(), fleet })
+    }
+
+    /// `[runners.autoscaler]` of an entry, whether it can be served or not.
+    pub fn autoscaler(&self) -> Option<&Autoscaler> {
+        self.autoscaler.as_ref()
+    }
+
     /// What names this entry for as long as it stands, across token rotation.
     pub fn key(&self) -> RunnerKey {
         RunnerKey::new(self.url.as_str(), self.id, self.token.expose())

@@ -21,8 +21,8 @@ use super::inside::MARK;
 use super::record::Folder;
 use crate::config::resolved::{ConnectorConfig, LocalGroup as Settings, PluginConfig, Protocol};
 use crate::fleeting::group::{
-    ConnectInfo, Decreased, GroupError, GroupListing, Increased, InstanceGroup, InstanceState, KeyMaterial, Lease,
-    Operation, Ownership, ProviderInfo,
+    ConnectInfo, Decreased, GroupError, GroupFacts, GroupListing, Increased, InstanceGroup, InstanceState, KeyMaterial,
+    Lease, Operation, Ownership, ProviderInfo,
 };
 use crate::ids::InstanceId;
 use crate::secret::Secret;
@@ -66,6 +66,16 @@ impl LocalGroup {
             settings: Mutex::new(settings.clone()),
             docker_socket: PathBuf::from("/var/run/docker.sock"),
             lease: Mutex::new(None),
+        }
+    }
+
+    /// Processes of this machine, with folders of their own. The engine is this machine's.
+    pub(crate) fn facts(settings: &Settings) -> GroupFacts {
+        GroupFacts {
+            instances_are_destroyed: true,
+            engine_survives_instance: true,
+            runs_this_binary: true,
+            max_size: settings.max_size,
         }
     }
 

@@ -53,7 +53,7 @@ fn load(row: &Row, value: &str) -> Loaded {
 
 fn settings_of(loaded: &Loaded) -> Settings {
     let runner = &loaded.resolved.as_ref().unwrap().runners[0];
-    Settings::new(runner.autoscaler.as_ref().unwrap(), None)
+    Settings::new(runner.autoscaler().unwrap(), None)
 }
 
 #[track_caller]

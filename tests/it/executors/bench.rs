@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flotilla::config::environment::Environment as Variables;
-use flotilla::config::resolved::Runner;
+use flotilla::config::resolved::FleetRunner;
 use flotilla::detached::Exit;
 use flotilla::executors::{Environment, Executor, Helpers, PrepareContext, StageRun};
 use flotilla::gitlab::wire::JobPayload;
@@ -99,7 +99,7 @@ pub(crate) fn static_helpers() -> Helpers {
     Helpers::new(PathBuf::from(HELPER), PathBuf::from(folder), None)
 }
 
-fn runner(executor: &str, docker: &str, token: &str) -> Arc<Runner> {
+fn runner(executor: &str, docker: &str, token: &str) -> Arc<FleetRunner> {
     let text = format!(
         r#"
 [[runners]]
@@ -120,7 +120,7 @@ fn runner(executor: &str, docker: &str, token: &str) -> Arc<Runner> {
     );
     let loaded = flotilla::config::load(Path::new("config.toml"), &text, &Variables::default());
     let config = loaded.resolved.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
-    Arc::new(config.runners[0].clone())
+    Arc::new(config.runnable().next().expect("a runner"))
 }
 
 fn job(payload: &Value) -> Arc<Job> {
