@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::types::duration::GoDuration;
 use crate::fleeting::local::ServeArgs;
+use crate::go_duration::GoDuration;
 use crate::helper;
 
 pub use runner_flags::RunnerFlags;

@@ -13,7 +13,7 @@
 //!
 //! | module | what it is for | it alone knows |
 //! |---|---|---|
-//! | `time`, `ids`, `secret`, `backoff`, `byte_stream`, `error_chain`, `decode_error`, `excerpt`, `pulse`, `logging` | leaves, used by all | `time`: reading a clock |
+//! | `time`, `ids`, `secret`, `backoff`, `byte_stream`, `go_duration`, `error_chain`, `decode_error`, `excerpt`, `pulse`, `shell_quote`, `logging` | leaves, used by all | `time`: reading a clock |
 //! | `config` | config.toml: the file as it is, and as the program uses it | TOML |
 //! | `gitlab` | the runner API | its paths, headers, status codes, retry rules |
 //! | `job` | one job as data, and the decider of its life | stages, variables, failure reasons |
@@ -43,10 +43,13 @@ pub mod byte_stream;
 pub mod decode_error;
 pub mod error_chain;
 pub mod excerpt;
+pub mod go_duration;
 pub mod ids;
 #[cfg(feature = "manager")]
 pub mod pulse;
 pub mod secret;
+#[cfg(feature = "manager")]
+pub mod shell_quote;
 pub mod time;
 
 pub mod detached;

@@ -25,6 +25,21 @@ impl Now {
     }
 }
 
+/// Until a deadline; for ever where there is none.
+#[cfg(feature = "manager")]
+pub async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// RFC 3339 in UTC, with so many digits of the second's fraction; empty for a time that no calendar has.
+#[cfg(feature = "manager")]
+pub fn rfc3339(time: SystemTime, digits: usize) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |time| format!("{time:.digits$}"))
+}
+
 /// Reads both clocks.
 #[expect(clippy::disallowed_methods, reason = "this is the clock that the rest of the program asks")]
 pub fn now() -> Now {

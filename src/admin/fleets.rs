@@ -15,7 +15,7 @@ use crate::manager::metrics::{FleetReading, RunnerLabels};
 use crate::taskscaler::core::Decision;
 use crate::taskscaler::core::instance::{Instance, Standing, State as InstanceState};
 use crate::taskscaler::core::snapshot::Snapshot;
-use crate::time::Now;
+use crate::time::{Now, rfc3339};
 
 /// How the answer is wanted.
 #[derive(Debug, Default, Deserialize)]
@@ -75,7 +75,7 @@ fn shown_decisions(fleets: &[FleetReading]) -> Vec<ShownDecision<'_>> {
     all.sort_by_key(|(at, _, _)| *at);
     all.into_iter()
         .map(|(at, labels, decision)| ShownDecision {
-            time: timestamp(at),
+            time: rfc3339(at, 3),
             runner: &labels.runner,
             runner_name: &labels.runner_name,
             what: decision.kind(),
@@ -184,7 +184,7 @@ impl<'a> ShownInstance<'a> {
             slots: instance.slots.iter().map(slot).collect(),
             health: standing.as_str(),
             failures: instance.health.failures,
-            idle_since: is_idle.then(|| timestamp(utc(now, instance.idle_since))),
+            idle_since: is_idle.then(|| rfc3339(utc(now, instance.idle_since), 3)),
             reason,
         }
     }
@@ -236,11 +236,6 @@ fn instance_line(runner: &str, instance: &ShownInstance<'_>) -> String {
 /// Errors of others may have several lines.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// RFC 3339 in UTC with milliseconds.
-fn timestamp(time: SystemTime) -> String {
-    jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |time| format!("{time:.3}"))
 }
 
 /// The wall clock's time of an earlier moment of the monotonic one.

@@ -41,7 +41,7 @@ impl SystemId {
     pub fn derive(machine_id: &str) -> Option<Self> {
         let mut mac = Hmac::<Sha256>::new_from_slice(machine_id.trim().as_bytes()).ok()?;
         mac.update(MESSAGE);
-        let hex = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = hex::encode(mac.finalize().into_bytes());
         Some(Self(format!("s_{}", hex.get(..LENGTH)?)))
     }
 

@@ -3,7 +3,6 @@
 //! The name on the far side carries the hash of the content, so that two versions live side by side. What is there
 //! under a name may be a job's own work, so its content is compared before it is run.
 
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -74,11 +73,7 @@ impl HelperBinary {
     /// The program with this content.
     pub fn of(path: PathBuf, content: &[u8]) -> Self {
         let sha256: [u8; 32] = Sha256::digest(content).into();
-        let mut name = "flotilla-helper-".to_owned();
-        for byte in sha256.iter().take(HASH_DIGITS / 2) {
-            // Writing to a string does not fail.
-            write!(name, "{byte:02x}").unwrap_or_default();
-        }
+        let name = format!("flotilla-helper-{}", hex::encode(sha256).get(..HASH_DIGITS).unwrap_or_default());
         Self { path, name, sha256, size: content.len() as u64 }
     }
 

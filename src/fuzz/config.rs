@@ -6,13 +6,13 @@ use super::run;
 use crate::config::diagnostics::Style;
 use crate::config::edit::Document;
 use crate::config::environment::Environment;
-use crate::config::types::duration::GoDuration;
 use crate::config::types::host_key::HostKeyText;
 use crate::config::types::period::Period;
 use crate::config::types::server_url::ServerUrl;
 use crate::config::types::size::ByteSize;
 use crate::config::types::volume::Volume;
 use crate::config::{self, reload};
+use crate::go_duration::GoDuration;
 
 const EVERY_KEY: &[u8] = include_bytes!("../../tests/data/every-key.toml");
 const SMALL: &[u8] = b"concurrent = 2\n[[runners]]\nname = \"r\"\nurl = \"https://me:pw@host/\"\ntoken = \"glrt-x\"\n\

@@ -95,7 +95,7 @@ pub(crate) fn run(name: &str, seeds: &[&[u8]], target: impl Fn(&[u8])) {
 fn check(name: &str, input: &[u8], target: &impl Fn(&[u8])) {
     let Err(failure) = catch_unwind(AssertUnwindSafe(|| target(input))) else { return };
     let shortest = shortened(input, target);
-    let hex: String = shortest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(&shortest);
     panic!("fuzz {name}: {} with {hex}, which is {:?}", words(&*failure), String::from_utf8_lossy(&shortest));
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::go_duration::GoDuration;
 use crate::job::variables::Variables;
 
 /// Attempts of a stage may not exceed this.
@@ -257,18 +258,17 @@ impl Reader<'_> {
         if text.is_empty() {
             return None;
         }
-        match parse_duration(text) {
+        let Ok(wanted) = text.parse::<GoDuration>() else {
+            self.warnings.push(format!("Ignoring malformed {key} timeout: {text}"));
+            return None;
+        };
+        match wanted.to_std() {
             None => {
-                self.warnings.push(format!("Ignoring malformed {key} timeout: {text}"));
-                None
-            }
-            Some(nanoseconds) if nanoseconds < 0 => {
                 self.warnings.push(format!("Ignoring relative {key} timeout: {text}"));
                 None
             }
-            Some(0) => None,
-            Some(nanoseconds) => {
-                let timeout = Duration::from_nanos(nanoseconds.unsigned_abs());
+            Some(Duration::ZERO) => None,
+            Some(timeout) => {
                 if timeout > job_timeout {
                     self.warnings
                         .push(format!("{key} timeout: {text} is longer than job timeout. Setting to job timeout"));
@@ -285,65 +285,6 @@ impl Reader<'_> {
             self.warnings.push(disabled.to_owned());
         }
         wanted && !input.debug_trace_disabled
-    }
-}
-
-/// A duration as Go writes it (`1h30m`, `1.5s`, `-2m`, `0`), in nanoseconds.
-fn parse_duration(text: &str) -> Option<i64> {
-    let (negative, unsigned) = match text.as_bytes().first()? {
-        b'-' => (true, text.get(1..)?),
-        b'+' => (false, text.get(1..)?),
-        _ => (false, text),
-    };
-    if unsigned == "0" {
-        return Some(0);
-    }
-    let mut rest = unsigned;
-    let mut total = 0.0_f64;
-    while !rest.is_empty() {
-        let number_end = rest.find(|c: char| c != '.' && !c.is_ascii_digit())?;
-        let (number, after) = rest.split_at_checked(number_end)?;
-        let unit_end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at_checked(unit_end)?;
-        let scale = match unit {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        total += number.parse::<f64>().ok()? * scale;
-        rest = after;
-    }
-    if unsigned.is_empty() || total.is_nan() || total >= 9.2e18 {
-        return None;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "bounded above; fractions of a nanosecond do not matter")]
-    let nanoseconds = total as i64;
-    Some(if negative { -nanoseconds } else { nanoseconds })
-}
-
-/// A duration as Go prints it: `1h0m0s`, `5m0s`, `1.5s`, `200ms`.
-pub fn go_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    if seconds == 0 {
-        return match duration.subsec_nanos() {
-            0 => "0s".to_owned(),
-            nanos @ 1..1_000 => format!("{nanos}ns"),
-            nanos @ 1_000..1_000_000 => format!("{}µs", f64::from(nanos) / 1e3),
-            nanos => format!("{}ms", f64::from(nanos) / 1e6),
-        };
-    }
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let fraction = format!("{:09}", duration.subsec_nanos());
-    let fraction = fraction.trim_end_matches('0');
-    let seconds = if fraction.is_empty() { format!("{seconds}s") } else { format!("{seconds}.{fraction}s") };
-    match (hours, minutes) {
-        (0, 0) => seconds,
-        (0, _) => format!("{minutes}m{seconds}"),
-        _ => format!("{hours}h{minutes}m{seconds}"),
     }
 }
 

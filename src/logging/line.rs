@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use tracing::Level;
 
 use crate::excerpt::cut;
+use crate::time::rfc3339;
 
 /// The formats of `log_format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl Line {
     }
 
     fn text(&self) -> String {
-        let mut line = format!("time={:?} level={} msg={:?}", timestamp(self.time), level(self.level), self.message);
+        let mut line = format!("time={:?} level={} msg={:?}", rfc3339(self.time, 6), level(self.level), self.message);
         for (key, value) in &self.fields {
             let plain =
                 !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._/@^+:".contains(&b));
@@ -87,7 +88,7 @@ impl Line {
             self.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone().into())).collect();
         object.insert("level".to_owned(), level(self.level).into());
         object.insert("msg".to_owned(), self.message.clone().into());
-        object.insert("time".to_owned(), timestamp(self.time).into());
+        object.insert("time".to_owned(), rfc3339(self.time, 6).into());
         let mut line = serde_json::Value::Object(object).to_string();
         // JSON allows some of these characters as they are; in a file or on a terminal they do the same harm.
         if line.contains(is_unsafe) {
@@ -134,11 +135,6 @@ fn level(level: Level) -> &'static str {
         Level::DEBUG => "debug",
         _ => "trace",
     }
-}
-
-/// RFC 3339 in UTC with microseconds.
-fn timestamp(time: SystemTime) -> String {
-    jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |time| format!("{time:.6}"))
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ impl Manager {
                 }
                 () = self.outbox.told() => {}
                 control = controls.recv() => self.control(control).await,
-                () = sleep_until(wake) => self.time_passed(),
+                () = crate::time::sleep_until(wake) => self.time_passed(),
                 () = tokio::time::sleep(BEAT) => {}
             }
         }
@@ -557,13 +557,6 @@ fn runner_limits(runner: &Runner) -> RunnerLimits {
         adaptive: runner.feature_flag("FF_USE_ADAPTIVE_REQUEST_CONCURRENCY").unwrap_or(true),
         strict_check_interval: runner.strict_check_interval,
         unhealthy_requests_limit: runner.unhealthy_requests_limit,
-    }
-}
-
-pub(super) async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 

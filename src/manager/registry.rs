@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::config::types::duration::GoDuration;
+use crate::go_duration::GoDuration;
 use crate::ids::{JobId, RunnerKey};
 
 /// What an operator sees of one running job.

@@ -11,6 +11,7 @@ use crate::job::failure::Fault;
 use crate::job::lifecycle::JobStatus;
 use crate::job::stage::Stage;
 use crate::shells::{Provenance, RemoteCaches, RunnerScript, Script, ScriptContext, ShellKind};
+use crate::time::rfc3339;
 use crate::trace::Sink;
 
 /// Everything that the job's scripts have in common.
@@ -31,7 +32,7 @@ pub fn context(runner: &ServedRunner, beginning: &Beginning, environment: &Envir
             runner_id: runner.config.id,
             runner_name: runner.config.name.clone(),
             executor: runner.executor.name().to_owned(),
-            started_at: timestamp(beginning.at),
+            started_at: rfc3339(beginning.at, 0),
             ended_at: String::new(),
         },
     }
@@ -51,13 +52,8 @@ pub fn of_stage(
     context.job_status = job_status;
     context.shell = if facts.shell.ends_with("bash") { ShellKind::Bash } else { ShellKind::Sh };
     context.helper = facts.helper;
-    context.provenance.ended_at = timestamp(now);
+    context.provenance.ended_at = rfc3339(now, 0);
     crate::shells::script(stage, &context)
-}
-
-/// RFC 3339 in UTC.
-fn timestamp(time: SystemTime) -> String {
-    jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |time| format!("{time:.0}"))
 }
 
 fn runner_script(runner: &ServedRunner) -> RunnerScript {

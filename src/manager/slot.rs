@@ -13,6 +13,7 @@ use super::served::ServedRunner;
 use crate::config::resolved::Autoscaler;
 use crate::error_chain::Chain;
 use crate::fleeting::registry;
+use crate::go_duration::GoDuration;
 use crate::ids::{JobId, ReservationKey};
 use crate::job::failure::Fault;
 use crate::taskscaler::{AcquireError, Acquisition, Release};
@@ -93,7 +94,7 @@ impl Slot {
             Ok(Err(error)) => Err(Fault::unclassified(format!("unable to acquire instance: {}", Chain(&error)))),
             Err(_) => {
                 self.acquiring = None;
-                let whole = crate::job::settings::go_duration(whole);
+                let whole = GoDuration::saturating(whole);
                 Err(Fault::unclassified(format!("unable to acquire instance within the configured timeout of {whole}")))
             }
         }

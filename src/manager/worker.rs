@@ -327,7 +327,7 @@ impl Drive {
                     let signal = phase.borrow().signal().to_owned();
                     self.handle(Event::Interrupted { signal });
                 }
-                () = super::actor::sleep_until(until) => self.lifecycle.handle_timeout(crate::time::now()),
+                () = crate::time::sleep_until(until) => self.lifecycle.handle_timeout(crate::time::now()),
             }
         }
     }

@@ -6,9 +6,9 @@
 //! reads them one by one as it does a file: aliases hold from the next line on. No subshell is forked
 //! for them, and no process where the shell itself can tell that there is nothing to do.
 
-use super::quote::quote;
 use super::writer::{Command, Echo, ExitCheck, LastStatus, Style, Test, Writer};
 use super::{Script, ShellKind};
+use crate::shell_quote::quote;
 
 /// Writes for bash or another POSIX shell.
 #[derive(Debug)]

@@ -1,7 +1,5 @@
 //! Names of caches: what a key of the job means as a folder here and as an object elsewhere.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest as _, Sha256};
 
 use crate::job::payload::CacheEntry;
@@ -31,11 +29,7 @@ impl CacheKey {
     /// The key `raw`, expanded, of a job. Where `FF_HASH_CACHE_KEYS` is on its hash is used.
     pub fn of(raw: &str, hashed: bool) -> KeyResult {
         if hashed {
-            let mut object = String::with_capacity(64);
-            for byte in Sha256::digest(raw) {
-                // Writing to a string does not fail.
-                write!(object, "{byte:02x}").unwrap_or_default();
-            }
+            let object = hex::encode(Sha256::digest(raw));
             return KeyResult { key: Some(Self { shown: raw.to_owned(), object }), warning: None };
         }
         let clean = sanitize(raw);

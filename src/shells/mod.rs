@@ -10,7 +10,6 @@
 pub mod bash;
 pub mod cache_key;
 mod git_url;
-pub mod quote;
 mod stages;
 pub mod writer;
 

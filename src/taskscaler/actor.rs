@@ -195,8 +195,8 @@ impl Actor {
             },
             () = host_keys.recorded() => self.keep_host_keys(),
             () = shared.something_dropped.notified() => self.clear_dropped(),
-            () = sleep_until(timeout) => self.core.handle_timeout(time::now()),
-            () = sleep_until(claim) => self.renew_claim(),
+            () = time::sleep_until(timeout) => self.core.handle_timeout(time::now()),
+            () = time::sleep_until(claim) => self.renew_claim(),
             () = tokio::time::sleep(BEAT) => {}
         }
     }
@@ -536,12 +536,5 @@ async fn commit(store: Arc<dyn Store>, records: Vec<Record>, shared: Arc<Shared>
         }
         shared.is_unkept.store(true, Ordering::Relaxed);
         tokio::time::sleep(backoff.next_wait()).await;
-    }
-}
-
-async fn sleep_until(deadline: Option<std::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }

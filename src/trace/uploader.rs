@@ -5,7 +5,7 @@
 //! patch never makes a gap or a copy. It never blocks the job: writes go to the [`Sink`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
@@ -157,7 +157,7 @@ impl<A: TraceApi> Uploader<A> {
                 biased;
                 request = &mut self.finish => return request.ok(),
                 () = self.sink.changed(), if until.is_some() => continue,
-                () = sleep_until(until) => {}
+                () = time::sleep_until(Some(until.unwrap_or_else(|| time::now().instant))) => {}
             }
             match next {
                 Some(Next::Patch) => {
@@ -185,7 +185,7 @@ impl<A: TraceApi> Uploader<A> {
             let has_unsent = self.unsent(&progress).is_some();
             match finishing.next(time::now().instant, has_unsent) {
                 FinalNext::Done(outcome) => return outcome,
-                FinalNext::Wait { until } => sleep_until(Some(until)).await,
+                FinalNext::Wait { until } => time::sleep_until(Some(until)).await,
                 FinalNext::Patch => {
                     if let Some((start, result)) = self.patch().await {
                         finishing.patch_answered(time::now().instant, start, &result);
@@ -301,13 +301,6 @@ fn believed(outcome: PatchOutcome, reached: u64) -> PatchOutcome {
         | PatchOutcome::NotFound
         | PatchOutcome::Aborted
         | PatchOutcome::Failed => outcome,
-    }
-}
-
-/// At once where no time is given.
-async fn sleep_until(until: Option<Instant>) {
-    if let Some(until) = until {
-        tokio::time::sleep_until(until.into()).await;
     }
 }
 

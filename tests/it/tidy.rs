@@ -40,8 +40,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sandbox", &["gitlab"]),
 ];
 
-const LEAVES: &[&str] =
-    &["time", "ids", "secret", "backoff", "byte_stream", "error_chain", "decode_error", "excerpt", "pulse", "logging"];
+const LEAVES: &[&str] = &[
+    "time",
+    "ids",
+    "secret",
+    "backoff",
+    "byte_stream",
+    "go_duration",
+    "error_chain",
+    "decode_error",
+    "excerpt",
+    "pulse",
+    "shell_quote",
+    "logging",
+];
 
 /// Files that decide: no async, no clock of their own.
 const DECIDERS: &[&str] = &[

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::config::raw::reader::{At, section};
 use crate::config::raw::runner::Runner;
 use crate::config::raw::value::Foreign;
-use crate::config::types::duration::GoDuration;
+use crate::go_duration::GoDuration;
 use crate::secret::Secret;
 
 section! {

@@ -8,7 +8,7 @@ use crate::config::raw::docker::Docker;
 use crate::config::raw::machine::Machine;
 use crate::config::raw::reader::{At, section};
 use crate::config::raw::value::{Foreign, Moment};
-use crate::config::types::duration::GoDuration;
+use crate::go_duration::GoDuration;
 use crate::secret::Secret;
 
 section! {

@@ -9,8 +9,8 @@ use crate::config::raw::reader::{At, Decode, Heading, Reader};
 use crate::config::raw::tree::{Value, ZERO_DATE};
 use crate::config::secrecy::is_secret;
 use crate::config::types::boolean;
-use crate::config::types::duration::GoDuration;
 use crate::config::types::placeholder::is_placeholder;
+use crate::go_duration::GoDuration;
 use crate::secret::Secret;
 
 impl Decode for String {

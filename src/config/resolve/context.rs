@@ -13,10 +13,10 @@ use crate::config::file::Files;
 use crate::config::raw::{At, Reader};
 use crate::config::resolved::Refusal;
 use crate::config::types::allow_list::AllowList;
-use crate::config::types::duration::GoDuration;
 use crate::config::types::period::{Parsed, Period, PeriodError};
 use crate::config::types::size::ByteSize;
 use crate::config::types::timezone::Timezone;
+use crate::go_duration::GoDuration;
 use crate::secret::Secret;
 
 /// The reader of one of the two cron syntaxes.

@@ -6,7 +6,6 @@ pub mod allow_list;
 pub mod boolean;
 pub mod cpus;
 pub mod device;
-pub mod duration;
 pub mod gpus;
 pub mod host_key;
 pub mod image_reference;

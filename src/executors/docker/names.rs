@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::executors::FormerJob;
+use crate::go_duration::GoDuration;
 use crate::job::resolved::ResolvedJob;
 
 /// The prefix of the runner's labels.
@@ -73,7 +74,7 @@ pub(crate) fn labels<'a>(
         ("job.sha", git.sha.clone()),
         ("job.before_sha", git.before_sha.clone()),
         ("job.ref", git.ref_name.clone()),
-        ("job.timeout", go_duration(job.job.timeout.as_secs())),
+        ("job.timeout", GoDuration::saturating(job.job.timeout).to_string()),
         ("project.id", job.job.project.id.to_string()),
         ("project.runner_id", owner.concurrent_project_id.to_string()),
         ("pipeline.id", pipeline),
@@ -103,27 +104,10 @@ pub(crate) fn label_filter(job: &FormerJob, short_token: &str, own: &[(&str, &st
     [("label".to_owned(), labels.collect())].into()
 }
 
-/// Whole seconds as Go writes a duration: `1h0m0s`.
-fn go_duration(seconds: u64) -> String {
-    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{rest}s"),
-        (0, _) => format!("{minutes}m{rest}s"),
-        _ => format!("{hours}h{minutes}m{rest}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::JobId;
-
-    #[test]
-    fn timeouts_are_written_as_go_does() {
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m0s"), (3600, "1h0m0s"), (7384, "2h3m4s")] {
-            assert_eq!(go_duration(seconds), text);
-        }
-    }
 
     #[test]
     fn former_job_is_looked_for_among_its_runners_things_only() {

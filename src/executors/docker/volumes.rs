@@ -119,12 +119,7 @@ fn is_protected(job: &ResolvedJob) -> bool {
 }
 
 fn md5_hex(text: &str) -> String {
-    use std::fmt::Write as _;
-    Md5::digest(text.as_bytes()).iter().fold(String::with_capacity(32), |mut hex, byte| {
-        // Writing to a string does not fail.
-        write!(hex, "{byte:02x}").unwrap_or_default();
-        hex
-    })
+    hex::encode(Md5::digest(text.as_bytes()))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::backlog::Source;
 use super::channel::{ByteStream, Event, ExitStatus, Writer};
 use super::error::ExecError;
+use crate::shell_quote;
 
 /// A one-off command that takes longer is given up.
 const RUN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -242,7 +243,7 @@ pub(super) fn upload_line(path: &str, mode: u32) -> String {
 /// A word for a POSIX shell that means exactly this text; a leading `~/` stays the home folder.
 pub(super) fn quote(text: &str) -> String {
     let (home, rest) = text.strip_prefix("~/").map_or(("", text), |rest| ("\"$HOME\"/", rest));
-    format!("{home}'{}'", rest.replace('\'', r"'\''"))
+    format!("{home}{}", shell_quote::quote(rest))
 }
 
 #[cfg(test)]
@@ -254,7 +255,8 @@ mod tests {
         for (text, quoted) in [
             ("/tmp/a b", "'/tmp/a b'"),
             ("it's", r"'it'\''s'"),
-            ("~/bin/x", r#""$HOME"/'bin/x'"#),
+            ("~/bin/x", r#""$HOME"/bin/x"#),
+            ("~/bin/x y", r#""$HOME"/'bin/x y'"#),
             ("$(reboot)", "'$(reboot)'"),
         ] {
             assert_eq!(quote(text), quoted);

@@ -3,8 +3,6 @@
 //!
 //! Paths are those of the place where the job runs: absolute, with `/`.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest as _, Sha256};
 
 use crate::job::failure::Fault;
@@ -41,11 +39,7 @@ impl Names {
         let Place { token, system_id, concurrent_project_id } = place;
         let project = job.project.id;
         let digest = Sha256::digest(format!("{token}-{system_id}-{project}-{concurrent_project_id}"));
-        let mut reusable = "runner-".to_owned();
-        for byte in digest.iter().take(16) {
-            // Writing to a string does not fail.
-            write!(reusable, "{byte:02x}").unwrap_or_default();
-        }
+        let reusable = format!("runner-{}", hex::encode(digest).get(..32).unwrap_or_default());
         Self {
             unique: host_name(&format!("runner-{short_token}-project-{project}-concurrent-{concurrent_project_id}")),
             short: host_name(&format!("runner-{short_token}-{project}-{concurrent_project_id}-{}", job.id)),

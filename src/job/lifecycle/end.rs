@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::{Action, Interruption, JobStatus, Level, Lifecycle, State, Stopped};
+use crate::go_duration::GoDuration;
 use crate::job::failure::{FailureReason, Fault};
-use crate::job::settings::go_duration;
 use crate::job::stage::Stage;
 
 /// Where users find what to do about timeouts.
@@ -81,11 +81,11 @@ impl Lifecycle {
         let timed_out = |text: String| Fault::of(FailureReason::JobExecutionTimeout, text);
         match why {
             Interruption::PrepareTimeout => {
-                let limit = go_duration(self.settings.prepare_timeout);
+                let limit = GoDuration::saturating(self.settings.prepare_timeout);
                 self.fail(timed_out(format!("prepare timeout: exceeded timeout of {limit}")));
             }
             Interruption::SourcesTimeout => {
-                let limit = go_duration(self.settings.get_sources_timeout);
+                let limit = GoDuration::saturating(self.settings.get_sources_timeout);
                 self.fail(timed_out(format!("get sources timeout: exceeded timeout of {limit}")));
             }
             Interruption::ScriptTimeout => {
@@ -98,7 +98,7 @@ impl Lifecycle {
                 self.enter_archive_cache();
             }
             Interruption::JobTimeout => {
-                let limit = go_duration(self.settings.job_timeout);
+                let limit = GoDuration::saturating(self.settings.job_timeout);
                 self.end(Outcome::TimedOut, timed_out(format!("execution took longer than {limit} seconds")));
             }
             Interruption::ScriptCanceled => {

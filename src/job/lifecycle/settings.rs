@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::go_duration::GoDuration;
 use crate::job::payload::{Job, Policy};
 use crate::job::resolved::ResolvedJob;
-use crate::job::settings::{Attempts, DEFAULT_AFTER_SCRIPT_TIMEOUT, go_duration};
+use crate::job::settings::{Attempts, DEFAULT_AFTER_SCRIPT_TIMEOUT};
 use crate::job::stage::Stage;
 
 /// Everything that decides a job's life.
@@ -163,8 +164,8 @@ fn within(name: &str, timeout: Option<Duration>, job_timeout: Duration, warnings
         Some(timeout) if timeout.is_zero() || timeout > job_timeout => {
             warnings.push(format!(
                 "{name} of {} is not within the job timeout of {}. Using the job timeout",
-                go_duration(timeout),
-                go_duration(job_timeout)
+                GoDuration::saturating(timeout),
+                GoDuration::saturating(job_timeout)
             ));
             job_timeout
         }

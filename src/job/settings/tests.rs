@@ -127,24 +127,3 @@ fn debug_trace_is_off_where_the_runner_forbids_it() {
     assert!(!settings.debug_trace);
     assert_eq!(warnings, ["CI_DEBUG_TRACE: usage is disabled on this Runner"]);
 }
-
-#[test]
-fn durations_are_read_and_printed_as_go_does_it() {
-    for (text, seconds, printed) in [
-        ("90s", 90.0, "1m30s"),
-        ("1h", 3600.0, "1h0m0s"),
-        ("1.5s", 1.5, "1.5s"),
-        ("1h30m", 5400.0, "1h30m0s"),
-        ("200ms", 0.2, "200ms"),
-        ("1500us", 0.0015, "1.5ms"),
-        ("2h45m0.25s", 9900.25, "2h45m0.25s"),
-    ] {
-        let nanoseconds = parse_duration(text).expect(text);
-        assert_eq!(Duration::from_nanos(nanoseconds.unsigned_abs()), Duration::from_secs_f64(seconds), "{text}");
-        assert_eq!(go_duration(Duration::from_secs_f64(seconds)), printed);
-    }
-    for text in ["", "5", "m", "5 m", "1d", "-", "1h5", "99999999999h", "1..2s"] {
-        assert_eq!(parse_duration(text), None, "{text}");
-    }
-    assert_eq!(go_duration(Duration::ZERO), "0s");
-}

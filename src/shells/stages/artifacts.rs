@@ -1,8 +1,8 @@
 //! download_artifacts and upload_artifacts: calls of the helper.
 
 use super::{Command, ScriptContext, Style, Writer, begin, enter_project, with_helper};
+use crate::go_duration::GoDuration;
 use crate::job::payload::Artifacts;
-use crate::job::settings::go_duration;
 use crate::shells::git_url::GitUrl;
 
 /// The format whose archives may carry metadata.
@@ -52,8 +52,11 @@ fn upload_command(entry: &Artifacts, context: &ScriptContext) -> Command {
     let mut command = Command::new(&context.helper)
         .args(["artifacts-uploader", "--url", runner.url.as_str(), "--token", job.token.expose(), "--id"])
         .arg(job.id.to_string())
-        .args(["--timeout".to_owned(), go_duration(runner.artifact_upload_timeout)])
-        .args(["--response-header-timeout".to_owned(), go_duration(runner.artifact_response_header_timeout)]);
+        .args(["--timeout".to_owned(), GoDuration::saturating(runner.artifact_upload_timeout).to_string()])
+        .args([
+            "--response-header-timeout".to_owned(),
+            GoDuration::saturating(runner.artifact_response_header_timeout).to_string(),
+        ]);
     // Upstream's helper does not know the flag, and follows to any host.
     for host in &runner.artifact_redirect_hosts {
         command = command.arg("--redirect-host").arg(host);

@@ -35,6 +35,11 @@ impl GoDuration {
         self.0 < 0
     }
 
+    /// The longest there is for one that is longer: 292 years.
+    pub fn saturating(duration: Duration) -> Self {
+        Self(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+    }
+
     /// `None` where it is negative.
     pub fn to_std(self) -> Option<Duration> {
         u64::try_from(self.0).ok().map(Duration::from_nanos)
