@@ -25,4 +25,5 @@ mod traces;
 mod transfers;
 mod unreadable;
 mod upstream;
+mod users;
 mod watched;

@@ -63,8 +63,7 @@ async fn runners_own_stages_are_the_jobs_users_with_an_open_umask() {
     let check = async |lines: String, image: Value| {
         let bench = docker(&lines);
         let mut environment = bench.prepare(json!({"image": image})).await.unwrap();
-        let script =
-            "id -u; umask; mkdir /builds/p; echo sources > /builds/p/x; touch $HOME/.gitconfig";
+        let script = "id -u; umask; mkdir /builds/p; echo sources > /builds/p/x; touch $HOME/.gitconfig";
         let exit = stage(&mut environment, "get_sources", script).await.unwrap();
         assert_eq!(exit, Exit::Code(0), "{}", text(&bench.trace.stderr()));
         let script = "id -u; echo script >> /builds/p/x; mkdir -m 700 /builds/p/y; echo closed > /builds/p/y/x";
