@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -19,7 +19,6 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::cli::OwnArgs;
-use super::console::Console;
 use crate::detached::OWNER_CHANGED;
 use crate::error_chain::Chain;
 
@@ -80,7 +79,7 @@ enum Parents {
 }
 
 /// The command. It ends with [`OWNER_CHANGED`] where something had another owner.
-pub(super) fn main(args: &OwnArgs, console: &Console) -> ExitCode {
+pub(super) fn main(args: &OwnArgs) -> ExitCode {
     raise_descriptor_limit();
     let mut owning = Owning {
         uid: Uid::from_raw(args.uid),
@@ -95,7 +94,8 @@ pub(super) fn main(args: &OwnArgs, console: &Console) -> ExitCode {
     }
     match owning.failure {
         Some(failure) => {
-            console.fatal(&Chain(&failure).to_string());
+            // The manager shows it as its own words. Without stderr the status alone has to do.
+            writeln!(io::stderr(), "{}", Chain(&failure)).ok();
             ExitCode::FAILURE
         }
         None if owning.changed => ExitCode::from(OWNER_CHANGED),

@@ -57,7 +57,7 @@ pub fn run(command: Command, output: &OutputArgs, environment: &Environment) -> 
         Command::HealthCheck(args) => health_check::wait(&args, environment),
         Command::Agent(args) => return agent::main(&args, environment),
         Command::Keep(args) => return keep::main(&args),
-        Command::Own(args) => return own::main(&args, &console),
+        Command::Own(args) => return own::main(&args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

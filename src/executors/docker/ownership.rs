@@ -311,3 +311,115 @@ fn volume_mount(name: &str, destination: &str) -> Mount {
         ..Mount::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(destination: &str, reusable: bool) -> Made {
+        let name = format!("volume-of{}", destination.replace('/', "-"));
+        Made { name, destination: destination.to_owned(), protected: false, reusable }
+    }
+
+    fn dirs() -> Dirs {
+        Dirs {
+            builds_dir: "/builds".to_owned(),
+            project_dir: "/builds/g/p".to_owned(),
+            tmp_dir: "/builds/g/p.tmp".to_owned(),
+            cache_dir: "/cache/g/p".to_owned(),
+        }
+    }
+
+    fn plan(binds: &[&str], made: Vec<Made>) -> Plan {
+        Plan { binds: binds.iter().map(|bind| (*bind).to_owned()).collect(), made }
+    }
+
+    /// The places that are foreign to user 1000, as destinations.
+    fn foreign_of(plan: &Plan, new: &[&str], known: &LastUsers) -> Vec<String> {
+        let new = new.iter().map(|name| (*name).to_owned()).collect();
+        foreign(&places(plan, &dirs()), 1000, &new, known).into_iter().map(|place| place.destination).collect()
+    }
+
+    #[test]
+    fn each_folder_belongs_to_the_innermost_storage() {
+        let plan = plan(&["/srv:/builds", "/data:/builds/g/p:rw"], vec![made("/cache", true)]);
+        let found: Vec<(String, Vec<String>)> =
+            places(&plan, &dirs()).into_iter().map(|place| (place.destination, place.folders)).collect();
+        let expected = [("/builds/g/p", ""), ("/builds", "g/p.tmp"), ("/cache", "g/p")];
+        assert_eq!(found, expected.map(|(destination, folder)| (destination.to_owned(), vec![folder.to_owned()])));
+    }
+
+    #[test]
+    fn storage_that_is_read_only_or_not_mounted_has_no_place() {
+        let plan = plan(&["/srv:/builds:ro", "/x:/buildsx"], vec![]);
+        assert_eq!(places(&plan, &dirs()), []);
+        assert_eq!(folders_of_the_container(&plan, &dirs()), ["/cache/g/p"]);
+    }
+
+    #[test]
+    fn new_and_temporary_volumes_and_those_of_the_same_user_are_left_alone() {
+        let known = LastUsers::default();
+        let passing = plan(&[], vec![made("/builds", false)]);
+        assert_eq!(foreign_of(&passing, &[], &known), [""; 0]);
+        let plan = plan(&[], vec![made("/builds", true), made("/cache", true)]);
+        assert_eq!(foreign_of(&plan, &["volume-of-builds"], &known), ["/cache"]);
+        let places = places(&plan, &dirs());
+        known.note(&places, Some(1000));
+        assert_eq!(foreign_of(&plan, &[], &known), [""; 0]);
+        known.note(&places, Some(0));
+        assert_eq!(foreign_of(&plan, &[], &known), ["/builds", "/cache"]);
+        known.note(&places, Some(1000));
+        known.note(&places, None);
+        assert_eq!(foreign_of(&plan, &[], &known), ["/builds", "/cache"]);
+    }
+
+    #[test]
+    fn folders_of_the_host_are_known_by_their_source_and_the_jobs_folder() {
+        let known = LastUsers::default();
+        known.note(&places(&plan(&["/srv:/builds"], vec![]), &dirs()), Some(1000));
+        assert_eq!(foreign_of(&plan(&["/srv:/builds"], vec![]), &[], &known), [""; 0]);
+        assert_eq!(foreign_of(&plan(&["/other:/builds"], vec![]), &[], &known), ["/builds"]);
+    }
+
+    #[test]
+    fn volumes_mounted_below_leave_folders_of_roots_in_a_new_one() {
+        let known = LastUsers::default();
+        for (below, expected) in [("/builds/g/p/modules", true), ("/builds/g/other", true), ("/builds/.m2", false)] {
+            let plan = plan(&[], vec![made("/builds", false), made(below, true)]);
+            let found = foreign_of(&plan, &[], &known);
+            assert_eq!(found.contains(&"/builds".to_owned()), expected, "{below}");
+        }
+    }
+
+    #[test]
+    fn container_has_three_capabilities_and_no_network() {
+        let engine = crate::executors::docker::fake_engine::FakeEngine::start(|_| {
+            crate::executors::docker::fake_engine::Reply::Silence
+        });
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let owning = Owning {
+            engine: &engine,
+            config: &Docker::default(),
+            helper: &HelperBinary::of(file.path().to_owned(), b"program"),
+            has_helper_volume: true,
+            name: "own",
+            labels: std::collections::HashMap::new(),
+            uid: 1000,
+            gid: 100,
+            cancel: &CancellationToken::new(),
+        };
+        let plan = plan(&["/srv:/builds"], vec![made("/cache", true), made("/m2", true)]);
+        let body = serde_json::to_value(owning.body("sha256:00", &places(&plan, &dirs()))).unwrap();
+        let command =
+            ["--uid=1000", "--gid=100", "--bind=/builds:g/p", "--bind=/builds:g/p.tmp", "--volume=/cache:g/p"];
+        let command: Vec<&str> = [AGENT_PATH, "own"].into_iter().chain(command).collect();
+        assert_eq!(body["Cmd"], serde_json::json!(command));
+        let host = &body["HostConfig"];
+        assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]));
+        assert_eq!(host["CapAdd"], serde_json::json!(["CHOWN", "DAC_OVERRIDE", "FOWNER"]));
+        assert_eq!(host["NetworkMode"], "none");
+        assert_eq!(host["Binds"], serde_json::json!(["/srv:/builds"]));
+        assert_eq!(host["Mounts"].as_array().unwrap().len(), 2, "{host}");
+        assert_eq!((&body["Env"], &host["Privileged"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    }
+}

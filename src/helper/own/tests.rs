@@ -2,8 +2,6 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
-use crate::helper::cli::OutputArgs;
-use crate::helper::environment::Environment;
 
 /// Runs the command for a folder of a volume, or of storage that others share.
 fn own(root: &Path, path: &str, parents: Parents) -> ExitCode {
@@ -13,7 +11,7 @@ fn own(root: &Path, path: &str, parents: Parents) -> ExitCode {
         Parents::Kept => (vec![], vec![place]),
     };
     let args = OwnArgs { uid: 4711, gid: 4712, volumes, binds };
-    main(&args, &Console::stderr(&OutputArgs::default(), &Environment::new([], "/".into())))
+    main(&args)
 }
 
 fn owner(path: &Path) -> (u32, u32) {
