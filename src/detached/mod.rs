@@ -27,6 +27,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::InstanceId;
 
+/// The exit status of `flotilla-helper own` where it has changed an owner.
+pub const OWNER_CHANGED: u8 = 3;
+
 /// The name of one attempt at one stage of one job, and of its folder below the agent's root:
 /// `job/stage-attempt`. Each part holds only letters that need no care in a path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -97,6 +97,7 @@ impl DockerAutoscaler {
             helper,
             default_helper_image: default_helper_image(&self.config, &architecture, &facts.version),
             delivery: self.delivery(&known),
+            last_users: Arc::clone(&known.last_users),
             home: self.helpers.home.clone(),
             tasks: self.tasks.clone(),
             key,

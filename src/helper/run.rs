@@ -13,7 +13,7 @@ use super::console::Console;
 use super::environment::Environment;
 use super::stage::{agent, keep};
 use super::version::version_text;
-use super::{artifacts, cache, health_check};
+use super::{artifacts, cache, health_check, own};
 use crate::error_chain::Chain;
 
 /// Why a command ends with status 1.
@@ -57,6 +57,7 @@ pub fn run(command: Command, output: &OutputArgs, environment: &Environment) -> 
         Command::HealthCheck(args) => health_check::wait(&args, environment),
         Command::Agent(args) => return agent::main(&args, environment),
         Command::Keep(args) => return keep::main(&args),
+        Command::Own(args) => return own::main(&args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -157,6 +157,7 @@ impl Writer for BashWriter {
             Test::Directory(path) => format!("[ -d {} ]", quote(path)),
             Test::File(path) => format!("[ -f {} ]", quote(path)),
             Test::ReadableAtHome(file) => format!("[ -n \"${{HOME:-}}\" ] && [ -r \"$HOME\"/{} ]", quote(file)),
+            Test::HomeIsClosed => "[ ! -w \"${HOME:-}\" ]".to_owned(),
             Test::GitAtLeast(version) => format!(
                 "[ \"$(printf '%s\\n%s\\n' {version} \"$(git version | cut -d' ' -f3)\" \
                  | sort -t. -k1,1n -k2,2n -k3,3n | head -n1)\" = {version} ]",

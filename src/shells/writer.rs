@@ -51,6 +51,8 @@ pub enum Test<'a> {
     File(&'a str),
     /// A file below the user's home, as the script finds it, can be read.
     ReadableAtHome(&'a str),
+    /// The user's home, as the script finds it, cannot be written to, or there is none.
+    HomeIsClosed,
     /// `git version` is at least this, such as `2.49`.
     GitAtLeast(&'a str),
 }

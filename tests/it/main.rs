@@ -27,4 +27,5 @@ mod traces;
 mod transfers;
 mod unreadable;
 mod upstream;
+mod users;
 mod watched;

@@ -21,8 +21,6 @@ use crate::job::failure::{FailureReason, Fault};
 pub(crate) struct ContainerAgents {
     pub(crate) engine: Engine,
     pub(crate) container: String,
-    /// Whom agents by exec run as; the container's user where absent.
-    pub(crate) user: Option<&'static str>,
 }
 
 impl fmt::Debug for ContainerAgents {
@@ -38,11 +36,6 @@ impl AgentDialer for ContainerAgents {
 }
 
 impl ContainerAgents {
-    /// The same container, for what is done as root.
-    pub(crate) fn as_root(&self) -> Self {
-        Self { user: Some("0"), ..self.clone() }
-    }
-
     /// Starts the container. Its main process speaks on the stream that this gives back.
     pub(crate) async fn start(&self) -> Result<BoxStream, Fault> {
         // Attached first, so that nothing of what it says is missed.
@@ -70,15 +63,14 @@ impl ContainerAgents {
     }
 
     async fn exec(&self) -> Result<Session, OpenError> {
-        // One that stands in for the main process has what the image's entrypoint has exported; root's has its own.
-        let beside = self.user.is_none().then_some("--beside");
-        let command = [AGENT_PATH, "agent", "--root", JOBS_FOLDER].into_iter().chain(beside);
+        // It stands in for the main process, with what the image's entrypoint has exported. It is the container's
+        // user: an image may have put another program in our program's place.
+        let command = [AGENT_PATH, "agent", "--root", JOBS_FOLDER, "--beside"];
         let config = ExecConfig {
             attach_stdin: Some(true),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
-            user: self.user.map(str::to_owned),
-            cmd: Some(command.map(str::to_owned).collect()),
+            cmd: Some(command.map(str::to_owned).into()),
             ..ExecConfig::default()
         };
         let exec = match self.engine.api.create_exec(&self.container, config).await {

@@ -8,7 +8,7 @@ use bollard::models::{
     ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
-use super::helper_volume::{AGENT_FOLDER, AGENT_PATH, JOBS_FOLDER};
+use super::helper_volume::{self, AGENT_PATH, JOBS_FOLDER};
 use super::names::{self, Kind, Owner};
 use super::volumes::{Made, Plan};
 use crate::config::resolved::{Docker, Isolation};
@@ -168,14 +168,7 @@ impl Blueprint<'_> {
     }
 
     fn mounts(&self) -> Vec<Mount> {
-        let helper = self.helper_volume.map(|name| Mount {
-            typ: Some(MountType::VOLUME),
-            source: Some(name.to_owned()),
-            target: Some(AGENT_FOLDER.to_owned()),
-            read_only: Some(true),
-            volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
-            ..Mount::default()
-        });
+        let helper = self.helper_volume.map(|name| Mount { read_only: Some(true), ..helper_volume::mount(name) });
         self.volumes.made.iter().map(|made| self.made_mount(made)).chain(helper).collect()
     }
 

@@ -1,5 +1,6 @@
 //! A job's containers, and its stages in them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::helper_volume::{self, Folder, JOBS_FOLDER};
 use super::image;
 use super::leftovers::Leftovers;
 use super::names::{self, JobNames, Kind, Owner};
+use super::ownership::{self, LastUsers, Owning, Place as JobPlace};
 use super::pull::{self, Image};
 use super::salvage::{self, Stopped};
 use super::volumes::Plan;
@@ -66,6 +68,8 @@ pub(crate) struct Known {
     pub(crate) about: OnceCell<About>,
     /// Of the volume with our program.
     pub(crate) volume: Arc<Mutex<IsFilled>>,
+    /// Of volumes and folders that jobs leave files on.
+    pub(crate) last_users: Arc<LastUsers>,
 }
 
 /// Whether the volume of an instance holds our program, as far as we know.
@@ -84,6 +88,7 @@ pub(crate) struct Ingredients {
     /// The helper image for this engine's machines where none is configured.
     pub(crate) default_helper_image: String,
     pub(crate) delivery: Delivery,
+    pub(crate) last_users: Arc<LastUsers>,
     /// The manager's home, for Docker's own credentials.
     pub(crate) home: Option<PathBuf>,
     pub(crate) tasks: TaskTracker,
@@ -100,6 +105,12 @@ pub struct DockerEnvironment<T: JobTrace> {
     ingredients: Ingredients,
     names: JobNames,
     volumes: Plan,
+    /// Where the job's folders lie on them.
+    places: Vec<JobPlace>,
+    /// Volumes that this job is the first on.
+    new_volumes: BTreeSet<String>,
+    /// Places that were given to the job's user in this job.
+    owned: Vec<JobPlace>,
     network: Option<String>,
     privileged: bool,
     user: String,
@@ -118,9 +129,6 @@ pub struct DockerEnvironment<T: JobTrace> {
 #[derive(Debug)]
 struct Container {
     link: AgentLink<ContainerAgents>,
-    /// Where the container's user is another than root: an agent of root's beside the first, opened by the first
-    /// stage that needs it. The reference runs its own stages in its helper image, as root.
-    root: Option<AgentLink<ContainerAgents>>,
     hello: Hello,
 }
 
@@ -162,6 +170,9 @@ impl<T: JobTrace> DockerEnvironment<T> {
         let build_image = unless(cancel, pull::obtain(&ingredients.engine, &wanted, &job, home, &trace)).await?;
         let mut environment = Self {
             names,
+            places: ownership::places(&volumes, &job.dirs),
+            new_volumes: BTreeSet::new(),
+            owned: Vec::new(),
             volumes,
             network: None,
             privileged: image::is_privileged(&config, &job),
@@ -187,10 +198,25 @@ impl<T: JobTrace> DockerEnvironment<T> {
         }
     }
 
-    /// Network, helper and containers.
+    /// Network, helper, containers and the job's folders.
     async fn assemble(&mut self) -> Result<(), Fault> {
         self.make_network().await?;
         self.fill_volume().await?;
+        if !container::is_root(self.build_user()) {
+            let Ingredients { engine, last_users, .. } = &self.ingredients;
+            self.new_volumes = ownership::new_volumes(engine, &self.places, last_users).await;
+        }
+        Box::pin(self.start_all()).await?;
+        self.own_folders().await;
+        Ok(())
+    }
+
+    /// The user that the job's container starts as; empty for root.
+    fn build_user(&self) -> &str {
+        if self.user.is_empty() { &self.build_image.user } else { &self.user }
+    }
+
+    async fn start_all(&mut self) -> Result<(), Fault> {
         if let Some(image) = self.predefined_image.clone() {
             let (build, predefined) =
                 (self.blueprinted(Kind::Build, &self.build_image.clone()), self.blueprinted(Kind::Predefined, &image));
@@ -204,6 +230,57 @@ impl<T: JobTrace> DockerEnvironment<T> {
         let lacks_git = self.wants_sources() && !build.hello.git;
         self.build = Some(build);
         if lacks_git { self.add_git().await } else { Ok(()) }
+    }
+
+    /// Folders that other users may have left files in become the job's user's. What fails here, as on storage that
+    /// knows no owners, is said; the job's stages find out what they may write to.
+    async fn own_folders(&mut self) {
+        let Some(user) = self.stages_user() else { return };
+        let build_uid = self.build.as_ref().map(|build| build.hello.uid);
+        let last_users = Arc::clone(&self.ingredients.last_users);
+        // Root needs no ownership.
+        let foreign = match user.uid {
+            0 => Vec::new(),
+            uid => ownership::foreign(&self.places, uid, &self.new_volumes, &last_users),
+        };
+        let cancel = self.ingredients.cancel.clone();
+        let is_ready = foreign.is_empty() || self.own(foreign, user, &cancel).await.is_some();
+        last_users.note(&self.places, Some(user.uid).filter(|uid| is_ready && build_uid == Some(*uid)));
+    }
+
+    /// Gives places to a user. Whether something had another owner; `None` where it failed.
+    async fn own(&mut self, places: Vec<JobPlace>, user: User, cancel: &CancellationToken) -> Option<bool> {
+        let Ingredients { engine, config, helper, delivery, job, owner, .. } = &self.ingredients;
+        let name = self.names.owning_container();
+        self.leftovers.note_container(&name);
+        let owning = Owning {
+            engine,
+            config,
+            helper,
+            has_helper_volume: matches!(delivery, Delivery::Volume(_)),
+            name: &name,
+            labels: names::labels(job, owner, [("type", "own".to_owned())]),
+            uid: user.uid,
+            gid: user.gid,
+            cancel,
+        };
+        match Box::pin(owning.run(&places)).await {
+            Ok(changed) => {
+                self.owned.extend(places);
+                Some(changed)
+            }
+            Err(fault) => {
+                let text = format!("failed to give the job's folders to user {}: {}", user.uid, fault.message);
+                self.trace.warning(&text);
+                None
+            }
+        }
+    }
+
+    /// Who the runner's own stages run as.
+    fn stages_user(&self) -> Option<User> {
+        let hello = &self.predefined.as_ref().or(self.build.as_ref())?.hello;
+        Some(User { uid: hello.uid, gid: hello.gid })
     }
 
     async fn fill_volume(&self) -> Result<(), Fault> {
@@ -303,7 +380,9 @@ impl<T: JobTrace> DockerEnvironment<T> {
     fn open_folders(&self) -> Vec<Folder> {
         let open = |path: &str, mode| Folder { path: path.to_owned(), mode };
         let made = self.volumes.made.iter().map(|made| open(&made.destination, OPEN_FOLDER));
-        made.chain([open(JOBS_FOLDER, SHARED_FOLDER)]).collect()
+        let unmounted = ownership::folders_of_the_container(&self.volumes, &self.ingredients.job.dirs);
+        let unmounted = unmounted.into_iter().map(|folder| open(folder, OPEN_FOLDER));
+        made.chain(unmounted).chain([open(JOBS_FOLDER, SHARED_FOLDER)]).collect()
     }
 
     async fn start(&self, kind: Kind, request: Request) -> Result<Container, Fault> {
@@ -318,7 +397,7 @@ impl<T: JobTrace> DockerEnvironment<T> {
         if program.is_some() || !request.folders.is_empty() {
             helper_volume::put(engine, &created, &request.folders, program.as_deref()).await?;
         }
-        let agents = ContainerAgents { engine: engine.clone(), container: created, user: None };
+        let agents = ContainerAgents { engine: engine.clone(), container: created };
         let trace = &self.trace;
         let mut noise = |bytes: &[u8]| {
             if kind == Kind::Build {
@@ -333,9 +412,7 @@ impl<T: JobTrace> DockerEnvironment<T> {
             // The image starts as root, and its entrypoint goes on as someone else.
             helper_volume::put(engine, &agents.container, &self.open_folders(), None).await?;
         }
-        let has_other_user = kind == Kind::Build && hello.uid != 0;
-        let root = has_other_user.then(|| AgentLink::new(agents.as_root(), None, *reconnect_budget));
-        Ok(Container { link: AgentLink::new(agents, Some(session), *reconnect_budget), root, hello })
+        Ok(Container { link: AgentLink::new(agents, Some(session), *reconnect_budget), hello })
     }
 
     pub fn job(&self) -> &ResolvedJob {
@@ -365,6 +442,27 @@ impl<T: JobTrace> DockerEnvironment<T> {
     }
 
     pub async fn run_stage(&mut self, run: StageRun<'_>) -> Result<Exit, Fault> {
+        let (stage, id, cancel) = (run.stage, run.stage.id(), run.cancel);
+        let (attempt, script) = (run.attempt, run.script);
+        let exit = self.run_once(StageRun { stage, attempt, script, cancel }, &id).await?;
+        if *stage == Stage::GetSources && exit != Exit::Code(0) && self.own_again(cancel).await {
+            self.trace.warning("files of other users were in the job's folders: getting the sources again");
+            return self.run_once(StageRun { stage, attempt, script, cancel }, &format!("{id}-again")).await;
+        }
+        Ok(exit)
+    }
+
+    /// The sources could not be had: perhaps the last job of the same user has become root and left files of root's,
+    /// as images with sudo allow. Whether that was so.
+    async fn own_again(&mut self, cancel: &CancellationToken) -> bool {
+        let Some(user) = self.stages_user().filter(|user| user.uid != 0) else { return false };
+        let rest: Vec<JobPlace> =
+            self.places.iter().filter(|place| place.stays() && !self.owned.contains(place)).cloned().collect();
+        !rest.is_empty() && !cancel.is_cancelled() && self.own(rest, user, cancel).await == Some(true)
+    }
+
+    /// Runs a stage in a folder of this name.
+    async fn run_once(&mut self, run: StageRun<'_>, name: &str) -> Result<Exit, Fault> {
         let is_build = run.stage.environment() == stage::Environment::Build;
         if is_build && !self.image_is_introduced {
             self.image_is_introduced = true;
@@ -375,14 +473,9 @@ impl<T: JobTrace> DockerEnvironment<T> {
         let slot = if is_build || !has_predefined { &mut self.build } else { &mut self.predefined };
         let Some(container) = slot else { return Err(Fault::environment_gone("the job's container is gone")) };
         let umask = !is_build && !self.ingredients.job.flags.is_on("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR");
-        let key = &self.ingredients.key;
-        let container_id = container.link.dialer().container.clone();
-        // Without the umask, files have to be the image's user's (the reference gives them to it afterwards).
-        let (link, folder) = match container.root.as_mut().filter(|_| umask) {
-            // The two users' agents cannot share a folder, as it is closed to others.
-            Some(root) => (root, StageFolder::new(&format!("{key}-root"), &run.stage.id(), run.attempt)),
-            None => (&mut container.link, StageFolder::new(key, &run.stage.id(), run.attempt)),
-        };
+        let folder = StageFolder::new(&self.ingredients.key, name, run.attempt);
+        let link = &mut container.link;
+        let container_id = link.dialer().container.clone();
         let start = Start {
             id: 0,
             folder: folder.clone(),
@@ -426,6 +519,7 @@ impl<T: JobTrace> DockerEnvironment<T> {
 
     /// A container that has vanished is made again for the next attempt, from the same image.
     async fn replace_lost_containers(&mut self) -> Result<(), Fault> {
+        let is_lost = self.build.is_none() || (self.predefined.is_none() && self.predefined_image.is_some());
         if self.build.is_none() {
             self.names = JobNames::new(&self.ingredients.job.names.unique);
             let body = self.blueprinted(Kind::Build, &self.build_image.clone());
@@ -434,6 +528,9 @@ impl<T: JobTrace> DockerEnvironment<T> {
         if let (None, Some(image)) = (&self.predefined, self.predefined_image.clone()) {
             let body = self.blueprinted(Kind::Predefined, &image);
             self.predefined = Some(self.start(Kind::Predefined, body).await?);
+        }
+        if is_lost {
+            self.own_folders().await;
         }
         Ok(())
     }
@@ -458,6 +555,13 @@ pub(crate) fn default_helper_image(config: &Docker, architecture: &str, version:
         other => other,
     };
     format!("{HELPER_REPOSITORY}:{flavor}{architecture}-v{version}")
+}
+
+/// Numbers of the user that stages run as.
+#[derive(Clone, Copy, Debug)]
+struct User {
+    uid: u32,
+    gid: u32,
 }
 
 /// A container to ask for.

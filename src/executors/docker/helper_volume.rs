@@ -50,15 +50,30 @@ pub(crate) struct Folder {
 pub(crate) async fn fill(engine: &Engine, helper: &HelperBinary, labels: HashMap<String, String>) -> Result<(), Fault> {
     let image = import_empty_image(engine).await?;
     let filled = fill_with_image(engine, helper, image.as_str(), labels).await;
-    let options = RemoveImageOptionsBuilder::default().build();
-    if let Err(error) = engine.api.remove_image(image.as_str(), Some(options), None).await {
-        tracing::info!(%image, error = %Chain(&error), "failed to remove the empty image that a volume was filled with");
-    }
+    remove_empty_image(engine, &image).await;
     filled
 }
 
-/// An image with nothing in it, for a container that is never started.
-async fn import_empty_image(engine: &Engine) -> Result<ImageReference, Fault> {
+pub(crate) async fn remove_empty_image(engine: &Engine, image: &ImageReference) {
+    let options = RemoveImageOptionsBuilder::default().build();
+    if let Err(error) = engine.api.remove_image(image.as_str(), Some(options), None).await {
+        tracing::info!(%image, error = %Chain(&error), "failed to remove an empty image");
+    }
+}
+
+/// The mount of the volume with our program. The engine copies nothing of an image into it.
+pub(crate) fn mount(volume: &str) -> Mount {
+    Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(volume.to_owned()),
+        target: Some(AGENT_FOLDER.to_owned()),
+        volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
+        ..Mount::default()
+    }
+}
+
+/// An image with nothing in it, for containers that have nothing but what is mounted.
+pub(crate) async fn import_empty_image(engine: &Engine) -> Result<ImageReference, Fault> {
     let nothing = tar::Builder::new(Vec::new()).into_inner().map_err(|error| Fault::unclassified(error.to_string()))?;
     let options = CreateImageOptionsBuilder::default().from_src("-").build();
     let body = bollard::body_full(Bytes::from(nothing));
@@ -77,19 +92,12 @@ async fn fill_with_image(
     image: &str,
     labels: HashMap<String, String>,
 ) -> Result<(), Fault> {
-    let volume = Mount {
-        typ: Some(MountType::VOLUME),
-        source: Some(helper.name.clone()),
-        target: Some(AGENT_FOLDER.to_owned()),
-        volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
-        ..Mount::default()
-    };
     let body = ContainerCreateBody {
         image: Some(image.to_owned()),
         cmd: Some(vec![AGENT_PATH.to_owned()]),
         labels: Some(labels),
         host_config: Some(HostConfig {
-            mounts: Some(vec![volume]),
+            mounts: Some(vec![mount(&helper.name)]),
             network_mode: Some("none".to_owned()),
             ..HostConfig::default()
         }),

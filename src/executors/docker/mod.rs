@@ -20,6 +20,7 @@
 //! - [`container`], [`volumes`], [`names`]: what is asked of the engine.
 //! - [`helper_volume`]: our program as a read-only volume.
 //! - [`environment`]: a job's containers and its stages in them.
+//! - [`ownership`]: folders that the job's user may not write to become its own.
 //! - [`agents`]: the agent of a container, and others after it.
 //! - [`container_file`], [`engine_id`]: what an engine answers with, taken with care.
 //! - [`salvage`]: the output of a stage whose container has stopped.
@@ -48,6 +49,7 @@ pub(crate) mod image;
 pub(crate) mod leftovers;
 pub(crate) mod multiplexed;
 pub(crate) mod names;
+pub(crate) mod ownership;
 pub(crate) mod pull;
 pub(crate) mod salvage;
 pub(crate) mod volumes;

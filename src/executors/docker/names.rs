@@ -37,6 +37,11 @@ impl JobNames {
     pub(crate) fn container(&self, kind: Kind) -> String {
         format!("{}-{}", self.random, kind.as_str())
     }
+
+    /// One that gives folders to the job's user. A job may need more than one.
+    pub(crate) fn owning_container(&self) -> String {
+        format!("{}-own-{:08x}", self.random, rand::random::<u32>())
+    }
 }
 
 /// What a container is for.

@@ -142,7 +142,7 @@ mod tests {
                 None => Reply::Status(404, "{}".to_owned()),
             }
         });
-        ContainerAgents { engine, container: "c".to_owned(), user: None }
+        ContainerAgents { engine, container: "c".to_owned() }
     }
 
     async fn salvaged(
@@ -171,7 +171,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn engine_that_gives_nothing_is_waited_for_shorter_after_a_cancel() {
         let engine = FakeEngine::start(|_| Reply::Slow(vec![(LIMIT * 100, String::new())]));
-        let agents = ContainerAgents { engine, container: "c".to_owned(), user: None };
+        let agents = ContainerAgents { engine, container: "c".to_owned() };
         let folder = StageFolder::new("job", "step_script", 0);
         let cancel = CancellationToken::new();
         let stage = Stopped { agents: &agents, folder: &folder, delivered: Position::default(), output_limit: 1 };
@@ -211,7 +211,7 @@ mod tests {
                 Reply::Status(200, exit.clone())
             }
         });
-        let agents = ContainerAgents { engine, container: "c".to_owned(), user: None };
+        let agents = ContainerAgents { engine, container: "c".to_owned() };
         let (exit, passed_on) = salvaged(&agents, Position::default(), 1000).await;
         assert_eq!(exit.unwrap(), Some(Exit::Code(0)));
         assert!(passed_on.len() >= 1000);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::duration::parse_duration;
+use super::own::Place;
 use super::stage;
 use crate::secret::Secret;
 
@@ -71,6 +72,9 @@ pub enum Command {
     /// Keep one stage, detached.
     #[command(hide = true)]
     Keep(stage::KeepArgs),
+    /// Give folders to the job's user, for the manager.
+    #[command(hide = true)]
+    Own(OwnArgs),
 }
 
 /// Which job at which GitLab.
@@ -327,6 +331,21 @@ pub struct HealthCheckArgs {
     pub ports: Vec<String>,
 }
 
+/// Whose the job's folders are to be. Each is `ROOT:PATH`, the second relative to where a volume is mounted.
+#[derive(Clone, Debug, Args)]
+pub struct OwnArgs {
+    #[arg(long, value_parser = parse_owner)]
+    pub uid: u32,
+    #[arg(long, value_parser = parse_owner)]
+    pub gid: u32,
+    /// A folder of a volume that this place's jobs alone have; repeatable.
+    #[arg(long = "volume", value_parser = Place::parse)]
+    pub volumes: Vec<Place>,
+    /// A folder of storage that others share; repeatable.
+    #[arg(long = "bind", value_parser = Place::parse)]
+    pub binds: Vec<Place>,
+}
+
 /// Truth as Go's `ParseBool` reads it.
 pub(super) fn parse_bool_text(text: &str) -> Option<bool> {
     match text {
@@ -338,6 +357,11 @@ pub(super) fn parse_bool_text(text: &str) -> Option<bool> {
 
 fn parse_bool(text: &str) -> Result<bool, String> {
     parse_bool_text(text).ok_or_else(|| "write true or false".to_owned())
+}
+
+/// A user's or group's number; the largest stands for none.
+fn parse_owner(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|number| *number != u32::MAX).ok_or_else(|| "write a number".to_owned())
 }
 
 fn parse_secret(text: &str) -> Result<Secret, std::convert::Infallible> {

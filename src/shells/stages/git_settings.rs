@@ -15,6 +15,8 @@ const TEMPLATE_DIR: &str = "git-template";
 const EXTERNAL_FILE: &str = ".gitlab-runner.ext.conf";
 /// Takes the place of the user's settings where URLs carry no tokens.
 const GLOBAL_FILE: &str = ".glr.gconf";
+/// A home for git where the user has none to write to.
+const HOME_DIR: &str = "home";
 /// The user's settings, below the home.
 const USER_FILES: [&str; 2] = [".gitconfig", ".config/git/config"];
 
@@ -65,6 +67,18 @@ pub(super) fn begin_global(context: &ScriptContext, writer: &mut dyn Writer) {
         writer.end_if();
     }
     writer.run(&include.arg(external_file(context)));
+}
+
+/// Users without a home, as those without an entry in the image's list of users, get one for this stage: git's settings
+/// for all repositories lie there.
+pub(super) fn ensure_home(context: &ScriptContext, writer: &mut dyn Writer) {
+    let home = in_tmp(context, HOME_DIR);
+    writer.begin_if(&Test::HomeIsClosed);
+    // It is made anew: what an earlier job has set there is not for this one.
+    writer.remove_dirs(&[&home]);
+    writer.make_dirs(&[&home]);
+    writer.export("HOME", &home);
+    writer.end_if();
 }
 
 /// Writes the settings without which strategy `none` and `empty` have no credentials.

@@ -50,6 +50,7 @@ fn from_repository(context: &ScriptContext, writer: &mut dyn Writer) -> Result<(
     let job = &context.job;
     let settings = &job.settings;
     if !context.shared_environment {
+        git_settings::ensure_home(context, writer);
         global_tls_settings(context, writer);
     }
     let hooks = &context.runner;

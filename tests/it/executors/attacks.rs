@@ -1,6 +1,7 @@
 //! What a hostile job tries on a real engine: to be the helper of later jobs, to run an image that is not allowed.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -55,6 +56,11 @@ struct Image(String);
 
 impl Image {
     fn with_file(path: &str, content: &[u8]) -> Self {
+        Self::of(path, content, None, 0)
+    }
+
+    /// All of the image is this user's.
+    fn of(path: &str, content: &[u8], link: Option<(&str, &str)>, owner: u32) -> Self {
         let name = format!("flotilla-attack/{:016x}", rand::random::<u64>());
         let root = tempfile::tempdir().expect("a folder");
         let file = root.path().join(path);
@@ -63,10 +69,15 @@ impl Image {
         fs::create_dir_all(root.path().join("bin")).expect("a folder");
         let busybox = text(&Command::new("sh").args(["-c", "command -v busybox"]).output().expect("a shell").stdout);
         fs::copy(busybox.trim(), root.path().join("bin/busybox")).expect("a copy");
-        for applet in ["sh", "cat", "id", "rm", "mkdir", "truncate", "sleep", "kill"] {
+        for applet in ["sh", "cat", "chmod", "id", "mv", "rm", "mkdir", "truncate", "sleep", "kill"] {
             std::os::unix::fs::symlink("busybox", root.path().join("bin").join(applet)).expect("a link");
         }
-        let archive = ["-C", root.path().to_str().expect("text"), "--mode=a+rx", "-c", "."];
+        if let Some((link, target)) = link {
+            std::os::unix::fs::symlink(target, root.path().join(link)).expect("a link");
+        }
+        fs::create_dir_all(root.path().join("home")).expect("a folder");
+        let owner = [format!("--owner={owner}"), format!("--group={owner}")];
+        let archive = ["-C", root.path().to_str().expect("text"), "--mode=a+rx", &owner[0], &owner[1], "-c", "."];
         let mut tar = Command::new("tar").args(archive).stdout(Stdio::piped()).spawn().expect("tar");
         let imported = Command::new("docker")
             .args(["import", "-c", "ENV PATH=/bin", "-", &name])
@@ -116,6 +127,30 @@ async fn volume_that_an_earlier_job_has_filled_is_replaced_by_the_next_manager()
     assert_eq!(stage(&mut environment, "step_script", "true").await.unwrap(), Exit::Code(0));
     assert_eq!(environment.cleanup().await, CleanUp::Done);
     assert!(program_in(&helper.volume) == fs::read(helper.folder.path().join("flotilla-helper")).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_own_program_in_our_programs_place_is_never_roots() {
+    let ids = tempfile::tempdir().unwrap();
+    fs::set_permissions(ids.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    // Our folder is made in a folder of the user's, who moves it away with the volume in it.
+    let entrypoint = "mv /home/ours /home/was && mkdir -p /home/ours/bin && cat /imposter > /home/ours/bin/flotilla-helper \
+        && chmod 755 /home/ours/bin/flotilla-helper && exec \"$@\"";
+    let imposter = b"#!/bin/sh\nid -u >> /ids/users\nexec /home/was/bin/flotilla-helper \"$@\"\n";
+    let made = Image::of("imposter", imposter, Some((".flotilla", "/home/ours")), 1000);
+    let lines = format!("{QUIET}\nuser = \"1000\"\nvolumes = [\"{}:/ids\"]", ids.path().display());
+    let bench = Bench::new("docker-autoscaler", &lines, static_helpers());
+    let image = json!({"name": made.0, "entrypoint": ["/bin/sh", "-c", entrypoint, "sh"]});
+    let mut environment = bench.prepare(json!({"image": image})).await.unwrap();
+    for name in ["prepare_script", "get_sources", "step_script", "archive_cache", "cleanup_file_variables"] {
+        bench.machine.cut();
+        let exit = stage(&mut environment, name, "id -u >> /ids/users").await.unwrap();
+        assert_eq!(exit, Exit::Code(0), "{name}: {}", text(&bench.trace.stderr()));
+    }
+    assert_eq!(environment.cleanup().await, CleanUp::Done);
+    let users = fs::read_to_string(ids.path().join("users")).unwrap();
+    assert!(users.lines().count() >= 8, "agents by exec are the image's own program: {users}");
+    assert!(users.lines().all(|user| user == "1000"), "{users}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,22 +59,20 @@ async fn user_of_the_image_may_write_where_the_job_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runners_own_stages_are_roots_and_leave_what_the_images_user_may_change() {
+async fn runners_own_stages_are_the_jobs_users_with_an_open_umask() {
     let check = async |lines: String, image: Value| {
         let bench = docker(&lines);
         let mut environment = bench.prepare(json!({"image": image})).await.unwrap();
-        let script =
-            "id -u; umask; mkdir /builds/p; echo sources > /builds/p/x; mkdir -p $HOME; touch $HOME/.gitconfig";
+        let script = "id -u; umask; mkdir /builds/p; echo sources > /builds/p/x; touch $HOME/.gitconfig";
         let exit = stage(&mut environment, "get_sources", script).await.unwrap();
         assert_eq!(exit, Exit::Code(0), "{}", text(&bench.trace.stderr()));
         let script = "id -u; echo script >> /builds/p/x; mkdir -m 700 /builds/p/y; echo closed > /builds/p/y/x";
         assert_eq!(stage(&mut environment, "step_script", script).await.unwrap(), Exit::Code(0));
-        // Also what nobody else may enter.
         assert_eq!(
             stage(&mut environment, "archive_cache", "id -u; cat /builds/p/x /builds/p/y/x").await.unwrap(),
             Exit::Code(0)
         );
-        assert_eq!(text(&bench.trace.stdout()), "0\n0000\n1000\n0\nsources\nscript\nclosed\n");
+        assert_eq!(text(&bench.trace.stdout()), "1000\n0000\n1000\n1000\nsources\nscript\nclosed\n");
         assert_eq!(environment.cleanup().await, CleanUp::Done);
         assert_eq!(leftovers(&bench), Vec::<String>::new());
     };
