@@ -10,7 +10,9 @@ use super::Surroundings;
 use super::loading::{self, Found};
 use crate::cli::{CheckArgs, CheckFormat};
 use crate::config::diagnostics::Style;
-use crate::config::resolved::{Autoscaler, ReservationMode, Runner};
+use crate::config::environment::Environment;
+use crate::config::resolved::{Autoscaler, ExecutorKind, ReservationMode, Runner};
+use crate::executors::docker::auth::Keyring;
 
 /// Checks the file and reports on standard output.
 ///
@@ -24,16 +26,16 @@ pub fn run(args: &CheckArgs, surroundings: &Surroundings) -> anyhow::Result<Exit
     }
     let mut out = io::stdout().lock();
     match args.format {
-        CheckFormat::Json => writeln!(out, "{:#}", report(&found))?,
+        CheckFormat::Json => writeln!(out, "{:#}", report(&found, &surroundings.environment))?,
         CheckFormat::Text => {
             let style = if io::stdout().is_terminal() { Style::Coloured } else { Style::Plain };
-            write!(out, "{}", text(&found, style))?;
+            write!(out, "{}", text(&found, &surroundings.environment, style))?;
         }
     }
     Ok(if found.loaded.resolved.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn text(found: &Found, style: Style) -> String {
+fn text(found: &Found, environment: &Environment, style: Style) -> String {
     let loaded = &found.loaded;
     let mut lines: Vec<String> = loaded.unserved.iter().map(loading::unserved_line).collect();
     if let Some(config) = &loaded.resolved {
@@ -44,6 +46,14 @@ fn text(found: &Found, style: Style) -> String {
         let autoscaled = |runner: &Runner| Some((runner.name.clone(), modes(runner.autoscaler()?)));
         for (name, modes) in config.runners.iter().filter_map(autoscaled) {
             lines.push(format!("runner {name:?} reserves capacity in {modes}"));
+        }
+        for runner in &config.runners {
+            let Some(helpers) = credential_helpers(runner, environment) else { continue };
+            let helpers = if helpers.is_empty() { "none".to_owned() } else { helpers.join(", ") };
+            lines.push(format!(
+                "runner {:?} runs for jobs of the credential helpers that they name: {helpers}",
+                runner.name
+            ));
         }
     }
     let notes: String = lines.iter().map(|line| format!("note: {line}\n")).collect();
@@ -67,7 +77,7 @@ fn modes(autoscaler: &Autoscaler) -> String {
     modes.iter().map(said).collect::<Vec<_>>().join(", ")
 }
 
-fn report(found: &Found) -> serde_json::Value {
+fn report(found: &Found, environment: &Environment) -> serde_json::Value {
     let loaded = &found.loaded;
     let runners = loaded.resolved.iter().flat_map(|config| &config.runners);
     json!({
@@ -77,11 +87,35 @@ fn report(found: &Found) -> serde_json::Value {
         "problems": loaded.diagnostics.to_json(&loaded.source),
         "without_effect":
             loaded.unserved.iter().map(|key| json!({ "key": key.key, "what": key.what })).collect::<Vec<_>>(),
-        "runners": runners.map(about).collect::<Vec<_>>(),
+        "runners": runners.map(|runner| about(runner, environment)).collect::<Vec<_>>(),
     })
 }
 
-fn about(runner: &Runner) -> serde_json::Value {
+/// The helpers that a job's `DOCKER_AUTH_CONFIG` may name, where jobs have images. The manager's own Docker configuration
+/// is looked for where this process would: another user has another one.
+fn credential_helpers(runner: &Runner, environment: &Environment) -> Option<Vec<String>> {
+    let allowed = || Keyring::of(runner, environment).allowed_helpers();
+    has_images(runner.executor).then(|| allowed().iter().map(ToString::to_string).collect())
+}
+
+fn has_images(executor: ExecutorKind) -> bool {
+    match executor {
+        ExecutorKind::DockerAutoscaler
+        | ExecutorKind::Docker
+        | ExecutorKind::DockerMachine
+        | ExecutorKind::DockerWindows => true,
+        ExecutorKind::Instance
+        | ExecutorKind::Shell
+        | ExecutorKind::Ssh
+        | ExecutorKind::Parallels
+        | ExecutorKind::VirtualBox
+        | ExecutorKind::Kubernetes
+        | ExecutorKind::Custom
+        | ExecutorKind::Unknown => false,
+    }
+}
+
+fn about(runner: &Runner, environment: &Environment) -> serde_json::Value {
     let modes = runner.autoscaler().into_iter().flat_map(Autoscaler::reservation_modes);
     json!({
         "name": runner.name,
@@ -90,6 +124,7 @@ fn about(runner: &Runner) -> serde_json::Value {
         "refusals": runner.refusals.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "reservation_modes":
             modes.map(|(policy, mode)| json!({ "policy": policy, "mode": mode.as_str() })).collect::<Vec<_>>(),
+        "allowed_credential_helpers": credential_helpers(runner, environment),
     })
 }
 
@@ -98,7 +133,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::environment::Environment;
     use crate::config::file::{Location, Origin};
 
     fn found(text: &str) -> Found {
@@ -128,7 +162,7 @@ user = "ci"
     #[test]
     fn both_forms_say_what_has_no_effect_who_is_refused_and_how_capacity_is_reserved() {
         let found = found(FILE);
-        let text = text(&found, Style::Plain);
+        let text = text(&found, &Environment::default(), Style::Plain);
         let refusal = "runners[r].shell: the shell pwsh is not served yet";
         for line in [
             "note: user has no effect yet: the account of the shell executor\n",
@@ -139,12 +173,46 @@ user = "ci"
         ] {
             assert!(text.contains(line), "{line} in:\n{text}");
         }
-        let json = report(&found);
+        let json = report(&found, &Environment::default());
         assert_eq!(json["without_effect"][0]["key"], "user");
         assert_eq!(json["problems"].as_array().map(Vec::len), Some(1));
         let runner = &json["runners"][0];
         assert_eq!((&runner["is_served"], &runner["refusals"][0]), (&json!(false), &json!(refusal)));
         let modes = json!([{ "policy": 0, "mode": "preemptive" }, { "policy": null, "mode": "adaptive" }]);
         assert_eq!(runner["reservation_modes"], modes);
+    }
+
+    #[test]
+    fn both_forms_say_which_credential_helpers_jobs_may_name() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join(".docker")).unwrap();
+        std::fs::write(home.path().join(".docker/config.json"), r#"{"credsStore":"pass"}"#).unwrap();
+        let environment = Environment::from_iter([("HOME", home.path().to_str().unwrap())]);
+        for (line, helpers) in [
+            ("", &["corp", "ecr-login", "gcloud", "gcr", "pass"][..]),
+            ("allowed_credential_helpers = [\"acr-env\"]", &["acr-env"]),
+            ("allowed_credential_helpers = []", &[]),
+        ] {
+            let found = found(&format!(
+                r#"
+[[runners]]
+  name = "r"
+  url = "https://gitlab.example"
+  token = "glrt-x"
+  executor = "docker-autoscaler"
+  environment = ['DOCKER_AUTH_CONFIG={{"credHelpers":{{"r.example":"corp"}}}}']
+  [runners.docker]
+    image = "alpine"
+    {line}
+  [runners.autoscaler]
+    plugin = "local"
+    max_instances = 4
+"#
+            ));
+            let shown = if helpers.is_empty() { "none".to_owned() } else { helpers.join(", ") };
+            let text = text(&found, &environment, Style::Plain);
+            assert!(text.contains(&format!("credential helpers that they name: {shown}\n")), "{text}");
+            assert_eq!(report(&found, &environment)["runners"][0]["allowed_credential_helpers"], json!(helpers));
+        }
     }
 }

@@ -150,8 +150,7 @@ pub(super) fn assembly(
 pub(super) fn helpers(surroundings: &Surroundings) -> Helpers {
     let beside = || surroundings.executable.parent().map_or_else(PathBuf::new, ToOwned::to_owned);
     let folder = surroundings.environment.get("FLOTILLA_HELPERS").map_or_else(beside, PathBuf::from);
-    let home = surroundings.environment.get("HOME").map(PathBuf::from);
-    Helpers::new(surroundings.executable.clone(), folder, home)
+    Helpers::new(surroundings.executable.clone(), folder, surroundings.environment.clone())
 }
 
 /// The log, and what of it the command line has fixed.

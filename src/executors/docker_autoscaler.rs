@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::docker::auth::Keyring;
 use super::docker::client::Engine;
 use super::docker::environment::{Delivery, DockerEnvironment, Ingredients, Known, default_helper_image};
 use super::docker::former;
@@ -40,6 +41,7 @@ pub struct DockerAutoscaler {
     runner: Arc<FleetRunner>,
     config: Arc<Docker>,
     helpers: Arc<Helpers>,
+    keyring: Arc<Keyring>,
     known: Kept<Known>,
     tasks: TaskTracker,
 }
@@ -47,7 +49,8 @@ pub struct DockerAutoscaler {
 impl DockerAutoscaler {
     pub fn new(runner: Arc<FleetRunner>, helpers: Arc<Helpers>) -> Self {
         let config = Arc::new(runner.docker.clone());
-        Self { runner, config, helpers, known: Kept::default(), tasks: TaskTracker::new() }
+        let keyring = Arc::new(Keyring::of(&runner, &helpers.environment));
+        Self { runner, config, helpers, keyring, known: Kept::default(), tasks: TaskTracker::new() }
     }
 
     pub fn configured_roots(&self) -> Roots {
@@ -98,7 +101,7 @@ impl DockerAutoscaler {
             default_helper_image: default_helper_image(&self.config, &architecture, &facts.version),
             delivery: self.delivery(&known),
             last_users: Arc::clone(&known.last_users),
-            home: self.helpers.home.clone(),
+            keyring: Arc::clone(&self.keyring),
             tasks: self.tasks.clone(),
             key,
             instance_is_disposable,

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 
+use crate::config::environment::Environment;
+
 /// Hex digits of the hash in a name: enough that two builds never meet.
 const HASH_DIGITS: usize = 16;
 
@@ -20,8 +22,8 @@ pub struct Helpers {
     pub own_executable: PathBuf,
     /// The folder with `flotilla-helper-<architecture>` or, for this machine's own, `flotilla-helper`.
     pub folder: PathBuf,
-    /// The home of the manager's user, where Docker's own credentials are.
-    pub home: Option<PathBuf>,
+    /// Of the manager's process: it tells where Docker's own credentials are, and credential helpers need it.
+    pub environment: Environment,
     x86_64: OnceCell<HelperBinary>,
     aarch64: OnceCell<HelperBinary>,
 }
@@ -48,8 +50,8 @@ pub enum HelperError {
 }
 
 impl Helpers {
-    pub fn new(own_executable: PathBuf, folder: PathBuf, home: Option<PathBuf>) -> Self {
-        Self { own_executable, folder, home, x86_64: OnceCell::new(), aarch64: OnceCell::new() }
+    pub fn new(own_executable: PathBuf, folder: PathBuf, environment: Environment) -> Self {
+        Self { own_executable, folder, environment, x86_64: OnceCell::new(), aarch64: OnceCell::new() }
     }
 
     /// The helper for a machine, by its architecture as the kernel, the engine or Go calls it.
@@ -115,7 +117,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("flotilla-helper"), "own").unwrap();
         std::fs::write(folder.path().join("flotilla-helper-aarch64"), "arm").unwrap();
-        let helpers = Helpers::new(PathBuf::from("/flotilla"), folder.path().to_owned(), None);
+        let helpers = Helpers::new(PathBuf::from("/flotilla"), folder.path().to_owned(), Environment::default());
         let arm = helpers.for_architecture("arm64").await.unwrap();
         assert_eq!(arm.read().await.unwrap(), "arm");
         let own = helpers.for_architecture(std::env::consts::ARCH).await.unwrap();

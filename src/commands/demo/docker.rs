@@ -95,11 +95,12 @@ async fn import(engine: &Engine) -> Result<bool, EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::environment::Environment;
 
     #[tokio::test]
     async fn without_an_engine_the_reason_is_said() {
         let folder = tempfile::tempdir().unwrap();
-        let helpers = Helpers::new("/flotilla".into(), folder.path().to_owned(), None);
+        let helpers = Helpers::new("/flotilla".into(), folder.path().to_owned(), Environment::default());
         let skipped = prepare_at(&folder.path().join("docker.sock"), &helpers).await.unwrap_err();
         assert!(matches!(skipped, Skipped::NoEngine(_)), "{skipped}");
     }

@@ -70,6 +70,7 @@ section! {
         allowed_services: Vec<At<String>>,
         allowed_privileged_images: Vec<At<String>>,
         allowed_privileged_services: Vec<At<String>>,
+        allowed_credential_helpers: Vec<At<String>>,
         pull_policy: OneOrMany,
         allowed_pull_policies: Vec<At<String>>,
         isolation: String,

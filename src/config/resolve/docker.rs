@@ -86,6 +86,10 @@ pub(crate) fn resolve(raw: Option<&raw::Docker>, context: &mut Context<'_>) -> D
         allowed_services: context.allow_list(&raw.allowed_services),
         allowed_privileged_images: context.allow_list(&raw.allowed_privileged_images),
         allowed_privileged_services: context.allow_list(&raw.allowed_privileged_services),
+        allowed_credential_helpers: raw
+            .allowed_credential_helpers
+            .is_some()
+            .then(|| context.parse_all(&raw.allowed_credential_helpers, "credential helper")),
         allowed_pull_policies: allowed_pull_policies(raw, &pull_policies, context),
         pull_policies,
         isolation: isolation(&raw.isolation, context),

@@ -102,6 +102,7 @@ fn every_key_of_docker_reaches_the_engine() {
     assert_eq!((docker.ulimits[0].soft, docker.ulimits[0].hard), (1024, 2048));
     assert!(docker.allowed_images.allows("my/own/image") && !docker.allowed_images.allows("other"));
     assert_eq!(docker.allowed_users, ["1000", "root"]);
+    assert_eq!(docker.allowed_credential_helpers.unwrap()[0].as_str(), "ecr-login");
 }
 
 #[test]

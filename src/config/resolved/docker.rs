@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::types::allow_list::{AllowList, Pattern};
+use crate::config::types::credential_helper::CredentialHelper;
 use crate::config::types::device::Device;
 use crate::config::types::gpus::Gpus;
 use crate::config::types::pull_policy::PullPolicy;
@@ -95,6 +96,9 @@ pub struct Docker {
     pub allowed_services: AllowList,
     pub allowed_privileged_images: AllowList,
     pub allowed_privileged_services: AllowList,
+    /// The credential helpers that a job's `DOCKER_AUTH_CONFIG` may name. `None`: those that the operator's own Docker
+    /// configurations name, and those of large clouds.
+    pub allowed_credential_helpers: Option<Vec<CredentialHelper>>,
     /// In the order of attempts; a repeated one is a retry. Never empty.
     pub pull_policies: Vec<PullPolicy>,
     /// `pull_policies` where the file has none.
@@ -184,6 +188,7 @@ impl Default for Docker {
             allowed_services: AllowList::default(),
             allowed_privileged_images: AllowList::default(),
             allowed_privileged_services: AllowList::default(),
+            allowed_credential_helpers: None,
             pull_policies: vec![PullPolicy::Always],
             allowed_pull_policies: vec![PullPolicy::Always],
             isolation: Isolation::Unset,

@@ -5,6 +5,7 @@
 pub mod allow_list;
 pub mod boolean;
 pub mod cpus;
+pub mod credential_helper;
 pub mod device;
 pub mod gpus;
 pub mod host_key;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bollard::models::{ContainerCreateBody, NetworkCreateRequest};
@@ -13,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::about::About;
 use super::agents::ContainerAgents;
+use super::auth::Keyring;
 use super::client::Engine;
 use super::container::{self, Blueprint};
 use super::helper_volume::{self, Folder, JOBS_FOLDER};
@@ -89,8 +89,7 @@ pub(crate) struct Ingredients {
     pub(crate) default_helper_image: String,
     pub(crate) delivery: Delivery,
     pub(crate) last_users: Arc<LastUsers>,
-    /// The manager's home, for Docker's own credentials.
-    pub(crate) home: Option<PathBuf>,
+    pub(crate) keyring: Arc<Keyring>,
     pub(crate) tasks: TaskTracker,
     pub(crate) key: String,
     pub(crate) instance_is_disposable: bool,
@@ -153,7 +152,7 @@ impl<T: JobTrace> DockerEnvironment<T> {
         let user = container::user(&config, &job)?;
         let mut leftovers = Leftovers::new(ingredients.engine.clone(), ingredients.tasks.clone(), config.volume_keep);
         volumes.temporary().for_each(|made| leftovers.note_volume(&made.name));
-        let home = ingredients.home.as_deref();
+        let keyring = Arc::clone(&ingredients.keyring);
         let cancel = &ingredients.cancel;
         let predefined_image = match &config.helper_image {
             Some(helper) => {
@@ -163,11 +162,11 @@ impl<T: JobTrace> DockerEnvironment<T> {
                     ingredients.default_helper_image
                 ));
                 let wanted = image::configured_image(&config, &name)?;
-                Some(unless(cancel, pull::obtain(&ingredients.engine, &wanted, &job, home, &trace)).await?)
+                Some(unless(cancel, pull::obtain(&ingredients.engine, &wanted, &job, &keyring, &trace)).await?)
             }
             None => None,
         };
-        let build_image = unless(cancel, pull::obtain(&ingredients.engine, &wanted, &job, home, &trace)).await?;
+        let build_image = unless(cancel, pull::obtain(&ingredients.engine, &wanted, &job, &keyring, &trace)).await?;
         let mut environment = Self {
             names,
             places: ownership::places(&volumes, &job.dirs),
@@ -314,10 +313,10 @@ impl<T: JobTrace> DockerEnvironment<T> {
 
     /// The job's image has no git: the runner's own stages get a container that has.
     async fn add_git(&mut self) -> Result<(), Fault> {
-        let Ingredients { engine, config, job, home, cancel, default_helper_image, .. } = &self.ingredients;
+        let Ingredients { engine, config, job, keyring, cancel, default_helper_image, .. } = &self.ingredients;
         self.trace.plain(&format!("Using helper image:  {default_helper_image}"));
         let wanted = image::default_helper(config, default_helper_image)?;
-        let obtained = unless(cancel, pull::obtain(engine, &wanted, job, home.as_deref(), &self.trace)).await;
+        let obtained = unless(cancel, pull::obtain(engine, &wanted, job, keyring, &self.trace)).await;
         let image = obtained.map_err(|fault| {
             Fault::configuration(format!(
                 "the job's image has no git, which its sources need, and the helper image cannot be had: {}. \

@@ -17,6 +17,7 @@
 //! - [`client`]: the engine's API over any stream, and hijacked streams.
 //! - [`about`]: whether we can work with this engine.
 //! - [`image`], [`auth`], [`pull`]: which image, with which credentials, fetched when.
+//! - [`credential_helper`]: a program on the manager's host that has credentials.
 //! - [`container`], [`volumes`], [`names`]: what is asked of the engine.
 //! - [`helper_volume`]: our program as a read-only volume.
 //! - [`environment`]: a job's containers and its stages in them.
@@ -36,6 +37,7 @@ pub(crate) mod auth;
 pub(crate) mod client;
 pub(crate) mod container;
 pub(crate) mod container_file;
+pub(crate) mod credential_helper;
 pub(crate) mod engine_id;
 pub mod environment;
 pub(crate) mod errors;

@@ -1,6 +1,5 @@
 //! Having an image: look, fetch if the policy says so, say in the trace what happens.
 
-use std::path::Path;
 use std::time::Duration;
 
 use bollard::models::ImageInspect;
@@ -8,7 +7,7 @@ use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-use super::auth;
+use super::auth::{self, Keyring};
 use super::client::Engine;
 use super::errors;
 use super::image::{Wanted, shown};
@@ -44,7 +43,7 @@ pub(crate) async fn obtain(
     engine: &Engine,
     wanted: &Wanted,
     job: &ResolvedJob,
-    home: Option<&Path>,
+    keyring: &Keyring,
     trace: &impl JobTrace,
 ) -> Result<Image, Fault> {
     let policy_line =
@@ -60,7 +59,7 @@ pub(crate) async fn obtain(
             ));
             trace.info(&format!("Attempt #{}: Trying {:?} pull policy", attempt + 1, policy.as_str()));
         }
-        match obtain_by(engine, wanted, *policy, job, home, trace).await {
+        match obtain_by(engine, wanted, *policy, job, keyring, trace).await {
             Ok(found) => {
                 let mut image = image_of(&found)?;
                 if let Some(line) = found_line(wanted, &found) {
@@ -91,7 +90,7 @@ async fn obtain_by(
     wanted: &Wanted,
     policy: PullPolicy,
     job: &ResolvedJob,
-    home: Option<&Path>,
+    keyring: &Keyring,
     trace: &impl JobTrace,
 ) -> Result<ImageInspect, Fault> {
     let present = engine.api.inspect_image(wanted.name.as_str()).await;
@@ -104,7 +103,7 @@ async fn obtain_by(
             Ok(found)
         }
         (PullPolicy::IfNotPresent, Err(error)) if errors::status(&error) != Some(404) => Err(inspect_fault(&error)),
-        (PullPolicy::IfNotPresent | PullPolicy::Always, _) => pull(engine, wanted, job, home, trace).await,
+        (PullPolicy::IfNotPresent | PullPolicy::Always, _) => pull(engine, wanted, job, keyring, trace).await,
     }
 }
 
@@ -121,12 +120,10 @@ async fn pull(
     engine: &Engine,
     wanted: &Wanted,
     job: &ResolvedJob,
-    home: Option<&Path>,
+    keyring: &Keyring,
     trace: &impl JobTrace,
 ) -> Result<ImageInspect, Fault> {
-    let mut warnings = Vec::new();
-    let found = auth::find(&wanted.name, job, home, &mut warnings).await;
-    warnings.iter().for_each(|warning| trace.warning(warning));
+    let found = auth::find(&wanted.name, job, keyring, trace).await?;
     if let Some(found) = &found {
         trace.plain(&format!("Authenticating with credentials from {}", found.source));
     }

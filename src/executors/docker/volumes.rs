@@ -7,6 +7,7 @@ use md5::{Digest as _, Md5};
 use super::names::JobNames;
 use crate::config::resolved::Docker;
 use crate::config::types::volume::Volume;
+use crate::excerpt::excerpt;
 use crate::job::failure::Fault;
 use crate::job::resolved::ResolvedJob;
 use crate::job::settings::GitStrategy;
@@ -38,7 +39,7 @@ impl Plan {
         for text in &config.volumes {
             let mut volume: Volume =
                 text.parse().map_err(|_| Fault::configuration(format!("invalid volume specification: {text:?}")))?;
-            volume.destination = job.variables.expand(&volume.destination);
+            volume.destination = expanded(&volume.destination, |text| job.variables.expand(text))?;
             planner.add(&volume, true)?;
         }
         let builds = Volume { source: None, destination: job.dirs.builds_dir.clone(), options: Vec::new() };
@@ -53,6 +54,18 @@ impl Plan {
     pub(crate) fn temporary(&self) -> impl Iterator<Item = &Made> {
         self.made.iter().filter(|made| !made.reusable)
     }
+}
+
+/// A destination with the job's variables in it. The engine takes it as a part of `source:destination:options`, so a job
+/// must not end it early and go on with options of its own.
+fn expanded(destination: &str, expand: impl Fn(&str) -> String) -> Result<String, Fault> {
+    let expanded = expand(destination);
+    let is_path = expanded.starts_with('/') && !expanded.contains(|c: char| c == ':' || c.is_control());
+    if is_path && !expanded.trim_matches('/').is_empty() {
+        return Ok(expanded);
+    }
+    let shown = excerpt(expanded);
+    Err(Fault::configuration(format!("the volume {destination:?} has no place in the job's container: {shown:?}")))
 }
 
 /// Whether builds lie in a folder of the engine's host, which jobs share.
@@ -125,11 +138,23 @@ fn md5_hex(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::failure::FailureReason;
 
     #[test]
     fn volumes_are_named_by_the_hash_of_their_place() {
         assert_eq!(md5_hex("/cache"), "3c3f060a0374fc8bc39395164f415a70");
         assert_eq!(md5_hex("/builds"), "c33bcaa1fd2c77edfc3893b41966cea8");
+    }
+
+    #[test]
+    fn job_cannot_add_options_to_a_volume_by_a_variable_of_its_destination() {
+        let with = |value: &'static str| move |text: &str| text.replace("$X", value);
+        assert_eq!(expanded("/data/$X", with("a b/c")).unwrap(), "/data/a b/c");
+        assert_eq!(expanded("/data/$X", with("")).unwrap(), "/data/");
+        for (destination, value) in [("/data/$X", "a:rshared"), ("/data/$X", "a\nb"), ("/$X", ""), ("/$X", "/")] {
+            let fault = expanded(destination, with(value)).unwrap_err();
+            assert_eq!(fault.reason(), FailureReason::RunnerConfigurationError, "{destination} {value}");
+        }
     }
 
     #[test]

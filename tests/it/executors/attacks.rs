@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use flotilla::config::environment::Environment;
 use flotilla::detached::Exit;
 use flotilla::executors::{CleanUp, Helpers};
 use flotilla::job::failure::FailureReason;
@@ -48,7 +49,7 @@ impl Drop for OwnHelper {
 }
 
 fn helpers(folder: &Path) -> Helpers {
-    Helpers::new(HELPER.into(), folder.to_owned(), None)
+    Helpers::new(HELPER.into(), folder.to_owned(), Environment::default())
 }
 
 /// An image of one static shell with further files.

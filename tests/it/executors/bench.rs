@@ -90,13 +90,13 @@ pub(crate) async fn stage(environment: &mut Environment<Recorded>, name: &str, s
 pub(crate) fn own_helpers() -> Helpers {
     let helper = PathBuf::from(HELPER);
     let folder = helper.parent().expect("the folder of this build").to_owned();
-    Helpers::new(helper, folder, None)
+    Helpers::new(helper, folder, Variables::default())
 }
 
 /// The helper that runs in any image.
 pub(crate) fn static_helpers() -> Helpers {
     let folder = std::env::var_os("FLOTILLA_HELPERS").expect("the folder of a static helper: see tests/run");
-    Helpers::new(PathBuf::from(HELPER), PathBuf::from(folder), None)
+    Helpers::new(PathBuf::from(HELPER), PathBuf::from(folder), Variables::default())
 }
 
 fn runner(executor: &str, docker: &str, token: &str) -> Arc<FleetRunner> {

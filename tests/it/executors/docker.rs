@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use flotilla::config::environment::Environment;
 use flotilla::detached::Exit;
 use flotilla::executors::{CleanUp, Helpers, StageRun};
 use flotilla::job::failure::{FailureReason, FaultClass};
@@ -251,7 +252,7 @@ async fn pruned_helper_volume_is_filled_again_by_the_next_try() {
     let mut program = fs::read(static_helpers().folder.join("flotilla-helper")).unwrap();
     program.extend_from_slice(&rand::random::<[u8; 16]>());
     fs::write(folder.path().join("flotilla-helper"), program).unwrap();
-    let helpers = || Helpers::new(HELPER.into(), folder.path().to_owned(), None);
+    let helpers = || Helpers::new(HELPER.into(), folder.path().to_owned(), Environment::default());
     let name = helpers().for_architecture(std::env::consts::ARCH).await.unwrap().name.clone();
     let bench = Bench::new("docker-autoscaler", QUIET, helpers());
 
