@@ -28,6 +28,7 @@ mod health_check;
 #[cfg(test)]
 mod http_server;
 mod meter;
+mod regular;
 mod run;
 mod selection;
 pub mod stage;
