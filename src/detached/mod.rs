@@ -112,11 +112,12 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The code as a shell would show it: 128 and the signal's number for a killed one.
+    /// The code as a shell would show it: 128 and the signal's number for a killed one. A signal's number that no
+    /// kernel has, as a hostile agent may send it, counts as the nearest one.
     pub fn code(self) -> i32 {
         match self {
             Self::Code(code) => code,
-            Self::Signal(signal) => 128 + signal,
+            Self::Signal(signal) => 128 + signal.clamp(1, 127),
         }
     }
 
@@ -166,5 +167,22 @@ mod tests {
         assert_eq!(Exit::Signal(9).code(), 137);
         assert_eq!(Exit::Code(7).code(), 7);
         assert!(Exit::Code(0).is_success() && !Exit::Signal(15).is_success());
+    }
+
+    #[test]
+    fn every_number_of_an_agent_has_a_code_and_no_signal_is_a_success() {
+        let check = |sent: &str, code: i32| {
+            let Ending::Exited(exit) = serde_json::from_str(sent).unwrap() else { panic!("{sent}") };
+            assert_eq!((exit.code(), exit.is_success()), (code, false), "{sent}");
+        };
+        check(r#"{"exited":{"signal":2147483647}}"#, 255);
+        check(r#"{"exited":{"signal":2147483520}}"#, 255);
+        check(r#"{"exited":{"signal":-2147483648}}"#, 129);
+        check(r#"{"exited":{"signal":-128}}"#, 129);
+        check(r#"{"exited":{"code":2147483647}}"#, i32::MAX);
+        check(r#"{"exited":{"code":-2147483648}}"#, i32::MIN);
+        for beyond in ["2147483648", "-2147483649", "1e400", "1.5", "null", "\"9\""] {
+            serde_json::from_str::<Ending>(&format!(r#"{{"exited":{{"signal":{beyond}}}}}"#)).unwrap_err();
+        }
     }
 }

@@ -29,6 +29,7 @@ mod health_check;
 mod http_server;
 mod meter;
 mod own;
+mod regular;
 mod run;
 mod selection;
 pub mod stage;

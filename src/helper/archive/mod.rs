@@ -27,7 +27,6 @@ use super::selection::Selection;
 
 pub(super) use beneath::{Beneath, Resolver};
 pub(super) use extract::extract;
-pub(super) use source::open_regular;
 
 /// How much of a file is read at once.
 const COPY_BUFFER: usize = 128 << 10;

@@ -13,11 +13,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, OFlags};
 
 use super::ArchiveError;
 use super::beneath::{Beneath, Resolver};
 use crate::helper::console::Console;
+use crate::helper::regular::open_at;
 use crate::helper::selection::{Reach, Selection};
 
 /// Opens the entries of a selection.
@@ -45,8 +46,8 @@ impl<'a> Source<'a> {
     /// A selected file, opened, with its size now. `None` where it has gone since, which is logged.
     pub(super) fn file(&mut self, name: &OsStr) -> Result<Option<(File, u64)>, ArchiveError> {
         let opened = match self.folder(name) {
-            Ok((Some(folder), base)) => open_at(folder.as_fd(), Path::new(base)),
-            Ok((None, _)) => open_at(CWD, &self.selection.root().join(name)),
+            Ok((Some(folder), base)) => open_at(folder.as_fd(), Path::new(base), OFlags::RDONLY),
+            Ok((None, _)) => open_at(CWD, &self.selection.root().join(name), OFlags::RDONLY),
             Err(error) => Err(error),
         };
         match opened {
@@ -85,23 +86,4 @@ impl<'a> Source<'a> {
             Some(project) => Ok((Some(project.folder(parent)?), base)),
         }
     }
-}
-
-/// Opens a file that a job may have replaced: no link is followed, no pipe is waited for, and anything but a
-/// regular file is refused.
-///
-/// # Errors
-/// The file cannot be opened, or is not a regular file.
-pub(in crate::helper) fn open_regular(path: &Path) -> io::Result<File> {
-    match open_at(CWD, path)? {
-        Some((file, _)) => Ok(file),
-        None => Err(io::Error::other("not a regular file")),
-    }
-}
-
-fn open_at(folder: std::os::fd::BorrowedFd<'_>, path: &Path) -> io::Result<Option<(File, u64)>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(folder, path, flags, Mode::empty())?);
-    let metadata = file.metadata()?;
-    Ok(metadata.is_file().then_some((file, metadata.len())))
 }

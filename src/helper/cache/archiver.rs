@@ -13,6 +13,7 @@ use crate::helper::cli::CacheArchiverArgs;
 use crate::helper::console::{Console, Level};
 use crate::helper::environment::Environment;
 use crate::helper::meter::Meter;
+use crate::helper::regular::open_regular;
 use crate::helper::run::{Failure, block_on};
 use crate::helper::selection::{Selection, select};
 
@@ -165,7 +166,7 @@ impl Upload<'_> {
         loop {
             self.console.info(&format!("Uploading {} to {}", base_name(self.file), clean_url(url)));
             meter.reset();
-            let sent = meter.watch(remote.put(url, archive::open_regular(self.file)?, &self.args.headers, meter)).await;
+            let sent = meter.watch(remote.put(url, open_regular(self.file)?, &self.args.headers, meter)).await;
             let Err(error) = sent else { return Ok(()) };
             if !error.is_retryable() || tries >= self.args.retry.retry {
                 return Err(error);

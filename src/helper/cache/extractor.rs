@@ -14,6 +14,7 @@ use crate::helper::cli::CacheExtractorArgs;
 use crate::helper::console::{Console, Level};
 use crate::helper::environment::Environment;
 use crate::helper::meter::Meter;
+use crate::helper::regular::open_regular;
 use crate::helper::run::{Failure, block_on};
 
 /// The command.
@@ -57,7 +58,7 @@ pub(in crate::helper) fn extract(
             Err(error) => return Err(Failure::fatal(&error)),
         }
     }
-    let archive = match archive::open_regular(&file) {
+    let archive = match open_regular(&file) {
         Ok(archive) => archive,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             console.warning("Cache file does not exist");

@@ -12,9 +12,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::archive::open_regular;
 use super::console::Console;
 use super::environment::Environment;
+use super::regular::open_regular;
 
 pub(super) use archiver::archive;
 pub(super) use extractor::extract;

@@ -356,7 +356,11 @@ impl Agent {
             self.inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok();
         }
         let watch = self.inotify.as_ref().and_then(|inotify| {
-            let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
+            let flags = inotify::WatchFlags::MODIFY
+                | inotify::WatchFlags::CLOSE_WRITE
+                | inotify::WatchFlags::MOVED_TO
+                | inotify::WatchFlags::ONLYDIR
+                | inotify::WatchFlags::DONT_FOLLOW;
             inotify::add_watch(inotify.as_fd(), folder.path(), flags).ok()
         });
         Ok(Follow { folder, output, at: from, watch })

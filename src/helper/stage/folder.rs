@@ -10,10 +10,14 @@
 //! | `control` | anyone | a FIFO into the keeper: a request to stop |
 //! | `process` | keeper | process group and start time of the shell |
 //! | `exit` | keeper | how the shell ended; appears whole, after all output |
+//!
+//! The job runs as the same user, so it can put anything in the place of these files while an agent or a keeper
+//! works: each is opened as [`regular`] says (`control` as a pipe, and nothing else), and no more is read of it than
+//! it can have.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,7 +27,15 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::processes;
+use crate::decode_error::DecodeError;
 use crate::detached::{Ending, StageFolder};
+use crate::helper::regular::{self, open_regular, open_with};
+
+/// The longest `exit` file: an exit status, or a reason that one answer to the manager takes.
+const LONGEST_EXIT: u64 = 64 * 1024;
+
+/// The longest file with a few numbers in it.
+const LONGEST_NUMBERS: u64 = 256;
 
 /// The shell's processes, as the `process` file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +94,7 @@ impl Folder {
     }
 
     pub fn open_script(&self) -> io::Result<File> {
-        File::open(self.0.join("script"))
+        open_regular(&self.0.join("script"))
     }
 
     /// The script has served its purpose, and it holds the job's secrets.
@@ -91,11 +103,11 @@ impl Folder {
     }
 
     pub fn open_output(&self) -> io::Result<File> {
-        File::open(self.0.join("output"))
+        open_regular(&self.0.join("output"))
     }
 
     pub fn append_output(&self) -> io::Result<File> {
-        OpenOptions::new().append(true).open(self.0.join("output"))
+        open_with(&self.0.join("output"), OFlags::WRONLY | OFlags::APPEND)
     }
 
     /// Gives back the room of the output before this byte. Positions stay what they are, and the keeper appends.
@@ -106,20 +118,22 @@ impl Folder {
         if before <= self.released()? {
             return Ok(());
         }
-        let output = OpenOptions::new().write(true).open(self.0.join("output"))?;
+        let output = open_with(&self.0.join("output"), OFlags::WRONLY)?;
         // Never beyond what is there: the keeper writes on where the file ends.
         let before = before.min(output.metadata()?.len());
         // Said before it is done, so that nobody takes a hole for output.
-        fs::write(self.0.join("released.part"), before.to_string())?;
-        fs::rename(self.0.join("released.part"), self.0.join("released"))?;
+        self.replace("released", before.to_string().as_bytes())?;
         rustix::fs::fallocate(&output, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, before)?;
         Ok(())
     }
 
     /// Where the output that is still there begins.
     pub fn released(&self) -> io::Result<u64> {
-        match fs::read_to_string(self.0.join("released")) {
-            Ok(text) => text.parse().map_err(io::Error::other),
+        match self.read("released", LONGEST_NUMBERS) {
+            Ok(text) => {
+                let number = str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+                number.ok_or_else(|| io::Error::other("the file `released` holds no number"))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),
         }
@@ -127,14 +141,12 @@ impl Folder {
 
     /// The reader's end of the FIFO. Opened for both directions, so it never reports an end.
     pub fn open_control(&self) -> io::Result<File> {
-        let flags = OFlags::NONBLOCK.bits().cast_signed();
-        OpenOptions::new().read(true).write(true).custom_flags(flags).open(self.0.join("control"))
+        self.open_pipe(OFlags::RDWR)
     }
 
     /// Asks the keeper to end the stage. No keeper, no effect.
     pub fn request_stop(&self, grace: Duration) -> io::Result<()> {
-        let flags = OFlags::NONBLOCK.bits().cast_signed();
-        match OpenOptions::new().write(true).custom_flags(flags).open(self.0.join("control")) {
+        match self.open_pipe(OFlags::WRONLY) {
             Ok(mut control) => control.write_all(format!("stop {}\n", grace.as_millis()).as_bytes()),
             Err(error) if is_no_reader(&error) => Ok(()),
             Err(error) => Err(error),
@@ -143,7 +155,7 @@ impl Folder {
 
     /// Whether a keeper lives.
     pub fn is_kept(&self) -> io::Result<bool> {
-        let lock = match File::open(self.0.join("lock")) {
+        let lock = match open_regular(&self.0.join("lock")) {
             Ok(lock) => lock,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
@@ -161,7 +173,7 @@ impl Folder {
 
     /// Kills the shell's process group where no keeper is left to do it.
     pub fn kill_orphans(&self) {
-        let text = fs::read(self.0.join("process")).unwrap_or_default();
+        let text = self.read("process", LONGEST_NUMBERS).unwrap_or_default();
         let Ok(process) = serde_json::from_slice::<Process>(&text) else { return };
         // Another process may have the number by now; its start tells.
         let is_same = processes::stat(process.group).is_some_and(|stat| stat.started == process.started);
@@ -173,16 +185,38 @@ impl Folder {
 
     /// Writes the ending under another name first, so that it is there whole or not at all.
     pub fn write_ending(&self, ending: &Ending) -> io::Result<()> {
-        self.create("exit.part")?.write_all(&serde_json::to_vec(ending)?)?;
-        fs::rename(self.0.join("exit.part"), self.0.join("exit"))
+        self.replace("exit", &serde_json::to_vec(ending)?)
     }
 
     pub fn read_ending(&self) -> io::Result<Option<Ending>> {
-        match fs::read(self.0.join("exit")) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        match self.read("exit", LONGEST_EXIT) {
+            Ok(text) => {
+                Ok(Some(serde_json::from_slice(&text).map_err(|error| io::Error::other(DecodeError::from(error)))?))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+        regular::read_regular(&self.0.join(name), limit)
+    }
+
+    fn open_pipe(&self, access: OFlags) -> io::Result<File> {
+        let flags = access | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let pipe = File::from(rustix::fs::open(self.0.join("control"), flags, Mode::empty())?);
+        if pipe.metadata()?.file_type().is_fifo() { Ok(pipe) } else { Err(io::Error::other("not a pipe")) }
+    }
+
+    /// Gives a file new content, which is there whole or not at all. Whatever stands in the way is not written to.
+    fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let part = format!("{name}.part");
+        match fs::remove_file(self.0.join(&part)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.create(&part)?.write_all(content)?;
+        fs::rename(self.0.join(part), self.0.join(name))
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
