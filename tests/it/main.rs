@@ -11,6 +11,7 @@ mod disk_full;
 mod engine_restart;
 mod executors;
 mod golden;
+mod hostile_jobs;
 mod jobs;
 mod list;
 mod local_instances;

@@ -15,16 +15,16 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, inotify};
 use rustix::io::Errno;
-use rustix::process::WaitOptions;
 
 use super::folder::{Folder, Inheritance};
+use super::keepers::Keepers;
 use super::processes;
 use crate::backoff::Backoff;
 use crate::detached::wire::{self, Answer, Frame, Hello, MAGIC, PROTOCOL, Request, SHELLS, Start, WireError};
@@ -45,9 +45,6 @@ const LONGEST_LOOK: Duration = Duration::from_millis(128);
 
 /// How often we look at things that nothing notifies us of: orphans, and keepers that were killed.
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long a stage that is being removed may take to end.
-const REMOVE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The agent's command line.
 #[derive(Clone, Debug, Default, Args)]
@@ -120,6 +117,8 @@ struct Follow {
 
 struct Agent {
     options: Options,
+    keepers: Keepers,
+    next_care: Instant,
     executable: PathBuf,
     shell: Option<String>,
     input: BytesMut,
@@ -146,13 +145,12 @@ impl Agent {
     fn new(options: Options) -> Result<Self, AgentError> {
         let executable = std::env::current_exe()?;
         let shell = SHELLS.iter().find(|path| is_executable(Path::new(path))).map(|path| (*path).to_owned());
-        if options.stay {
-            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        }
         // A stream that takes nothing must not keep us from reading requests.
         let output = rustix::stdio::stdout();
         rustix::fs::fcntl_setfl(output, rustix::fs::fcntl_getfl(output)? | OFlags::NONBLOCK)?;
         Ok(Self {
+            keepers: Keepers::new(!options.stay)?,
+            next_care: crate::time::now().instant,
             options,
             executable,
             shell,
@@ -195,7 +193,12 @@ impl Agent {
         if ready.notified {
             self.drain_notifications();
         }
-        reap();
+        self.keepers.reap();
+        let now = crate::time::now().instant;
+        if now >= self.next_care {
+            self.next_care = now + CARE_INTERVAL;
+            self.keepers.care();
+        }
         if ready.input {
             self.take_input()?;
         }
@@ -292,12 +295,11 @@ impl Agent {
             }
             Request::Stop { folder, grace_ms } => {
                 let folder = Folder::new(&self.options.root, &folder);
-                // A stage that cannot be asked has no keeper; whoever follows it is told so.
-                folder.request_stop(Duration::from_millis(grace_ms)).unwrap_or_default();
+                self.keepers.stop(&folder, Duration::from_millis(grace_ms));
                 Ok(())
             }
             Request::Remove { id, job } => {
-                let answer = match remove(&self.options.root.join(path_safe(&job))) {
+                let answer = match self.keepers.remove(&self.options.root.join(path_safe(&job))) {
                     Ok(()) => Answer::Removed { id },
                     Err(error) => lost(id, format!("cannot remove what the job left: {error}")),
                 };
@@ -307,7 +309,7 @@ impl Agent {
     }
 
     /// Raises the fence and starts the keeper behind it. False where the stage was started before.
-    fn start(&self, start: &Start) -> io::Result<bool> {
+    fn start(&mut self, start: &Start) -> io::Result<bool> {
         let folder = Folder::new(&self.options.root, &start.folder);
         let shell = match (start.shell.is_empty(), &self.shell) {
             (false, _) => start.shell.clone(),
@@ -326,7 +328,13 @@ impl Agent {
         spawned.map(|()| true)
     }
 
-    fn spawn_keeper(&self, folder: &Folder, start: &Start, shell: &[String], inherited: Inheritance) -> io::Result<()> {
+    fn spawn_keeper(
+        &mut self,
+        folder: &Folder,
+        start: &Start,
+        shell: &[String],
+        inherited: Inheritance,
+    ) -> io::Result<()> {
         let mut command = Command::new(&self.executable);
         command.arg("keep");
         if let Some(mask) = start.umask {
@@ -340,13 +348,15 @@ impl Agent {
             command.current_dir(directory);
         }
         // Standard input and output of the keeper are what it holds for as long as it lives, and nobody else.
-        command.stdin(inherited.control).stdout(inherited.lock).stderr(Stdio::null()).spawn()?;
+        let keeper = command.stdin(inherited.control).stdout(inherited.lock).stderr(Stdio::null()).spawn()?;
+        self.keepers.add(keeper.id(), folder);
         Ok(())
     }
 
     fn follow(&mut self, folder: &StageFolder, from: u64) -> io::Result<Follow> {
         let folder = Folder::new(&self.options.root, folder);
         let output = folder.open_output()?;
+        self.keepers.note_followed(&folder);
         // What is not there any more must not be taken for what the stage printed.
         let released = folder.released()?;
         if from < released {
@@ -372,7 +382,7 @@ impl Agent {
         for id in ids {
             let Some(follow) = self.follows.get_mut(&id) else { continue };
             // The ending is looked for first: once it is there, the output is complete.
-            let answer = match follow.ending() {
+            let answer = match self.keepers.ending_of(&follow.folder) {
                 Ok(ending) => {
                     let before = follow.at;
                     let is_all = send_output(&mut self.pending, id, follow, &mut self.piece)?;
@@ -424,52 +434,6 @@ impl Agent {
     }
 }
 
-impl Follow {
-    /// How the stage ended, if it has. A keeper that was killed leaves no file but frees its lock.
-    fn ending(&self) -> io::Result<Option<Ending>> {
-        if let Some(ending) = self.folder.read_ending()? {
-            return Ok(Some(ending));
-        }
-        if self.folder.is_kept()? {
-            return Ok(None);
-        }
-        // It may have ended between the two looks.
-        if let Some(ending) = self.folder.read_ending()? {
-            return Ok(Some(ending));
-        }
-        self.folder.kill_orphans();
-        Ok(Some(Ending::Failed("the stage's keeper was killed".to_owned())))
-    }
-}
-
-/// Ends what runs in the job's folder, then deletes it. A folder that is gone is as wanted.
-fn remove(job: &Path) -> io::Result<()> {
-    let stages = || fs::read_dir(job).into_iter().flatten().flatten().map(|entry| Folder::at(entry.path()));
-    let is_kept = |stage: &Folder| stage.is_kept().unwrap_or(false);
-    let running: Vec<Folder> = stages().filter(is_kept).collect();
-    for stage in &running {
-        stage.request_stop(Duration::ZERO).unwrap_or_default();
-    }
-    let deadline = crate::time::now().instant + REMOVE_LIMIT;
-    while running.iter().any(is_kept) && crate::time::now().instant < deadline {
-        if let Ok(pause) = Timespec::try_from(LOOK_INTERVAL) {
-            poll(&mut [], Some(&pause)).unwrap_or_default();
-        }
-        reap();
-    }
-    for stage in stages().filter(|stage| !is_kept(stage)) {
-        stage.kill_orphans();
-    }
-    // Its folder is how the next one to clean up finds it.
-    if let Some(stage) = running.iter().find(|stage| is_kept(stage)) {
-        return Err(io::Error::other(format!("{} still runs", stage.path().display())));
-    }
-    match fs::remove_dir_all(job) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
 /// A stage without an exit status, through no fault of the machine.
 fn lost(id: u32, reason: String) -> Answer {
     Answer::Lost { id, reason, machine_is_full: false }
@@ -490,11 +454,6 @@ fn send_output(pending: &mut BytesMut, id: u32, follow: &mut Follow, piece: &mut
         follow.at += length as u64;
     }
     Ok(false)
-}
-
-/// Collects children that have ended: keepers, and orphans that were given to us.
-fn reap() {
-    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
 }
 
 fn is_executable(path: &Path) -> bool {

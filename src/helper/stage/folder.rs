@@ -175,6 +175,10 @@ impl Folder {
     pub fn kill_orphans(&self) {
         let text = self.read("process", LONGEST_NUMBERS).unwrap_or_default();
         let Ok(process) = serde_json::from_slice::<Process>(&text) else { return };
+        // A job may have written the file, and the kernel takes 1 for everybody.
+        if process.group <= 1 {
+            return;
+        }
         // Another process may have the number by now; its start tells.
         let is_same = processes::stat(process.group).is_some_and(|stat| stat.started == process.started);
         if let (true, Some(group)) = (is_same, Pid::from_raw(process.group)) {

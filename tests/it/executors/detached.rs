@@ -207,14 +207,19 @@ async fn stop_right_after_the_start_is_not_lost() {
 #[tokio::test]
 async fn removal_that_fails_is_not_called_done() {
     let root = tempfile::tempdir().unwrap();
-    // Not a folder, so it cannot be deleted as one.
-    std::fs::write(root.path().join("job"), "").unwrap();
+    // A mount point cannot be deleted.
+    let job = root.path().join("job");
+    std::fs::create_dir(&job).unwrap();
+    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&job).status();
+    assert!(mounted.unwrap().success());
     let dialer = BreakingAgents { root: root.path().to_owned(), breaks: vec![], opened: Arc::default() };
     let mut link = AgentLink::new(dialer, None, Duration::from_secs(15));
     let session = link.session().await.unwrap();
     link.give_back(session);
     link.remove("none").await.unwrap();
-    assert!(matches!(link.remove("job").await, Err(RemoveError::Refused(_))));
+    let removed = link.remove("job").await;
+    assert!(std::process::Command::new("umount").arg(&job).status().unwrap().success());
+    assert!(matches!(removed, Err(RemoveError::Refused(_))), "{removed:?}");
 }
 
 #[tokio::test]
