@@ -12,6 +12,11 @@ impl Environment {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// All variables, for libraries that look for their own.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// `$NAME` and `${NAME}` replaced by their values, nothing where a variable is not set; other dollars as Go's
     /// `os.ExpandEnv` treats them.
     pub fn expand(&self, text: &str) -> String {
