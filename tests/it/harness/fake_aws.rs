@@ -35,7 +35,8 @@ pub(crate) struct Cloud {
     pub(crate) calls: Vec<String>,
     /// What the last caller said it is.
     pub(crate) user_agent: String,
-    launched: u32,
+    /// So many had a name.
+    pub(crate) launched: u32,
 }
 
 /// An answer that refuses.
@@ -78,12 +79,12 @@ impl FakeAws {
 }
 
 async fn serve(State(cloud): State<Arc<Mutex<Cloud>>>, request: Request) -> Response {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let (target, user_agent) = (header("x-amz-target").to_owned(), header("user-agent").to_owned());
-    let body = to_bytes(request.into_body(), 1 << 20).await.expect("a body");
+    let (parts, body) = request.into_parts();
+    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let body = to_bytes(body, 1 << 20).await.expect("a body");
     let mut cloud = cloud.lock().unwrap_or_else(PoisonError::into_inner);
-    cloud.user_agent = user_agent;
-    if let Some((_, action)) = target.rsplit_once('.') {
+    header("user-agent").clone_into(&mut cloud.user_agent);
+    if let Some((_, action)) = header("x-amz-target").rsplit_once('.') {
         let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         return cloud.send_key(action, &body).into_response();
     }

@@ -38,7 +38,7 @@ impl Moto {
         moto.subnet = tag(&moto.ec2("CreateSubnet", &subnet).await, "subnetId");
         let image = [
             ("LaunchTemplateName", "runners"),
-            ("LaunchTemplateData.ImageId", "ami-12c6146b"),
+            ("LaunchTemplateData.ImageId", "ami-760aaa0f"),
             ("LaunchTemplateData.InstanceType", "t3.micro"),
         ];
         moto.ec2("CreateLaunchTemplate", &image).await;
