@@ -23,6 +23,11 @@ const CREDENTIALS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIATEST"), ("AWS
 
 /// The provider of a group at this endpoint, which the environment names.
 fn provide(endpoint: &str, name: &str, connector: &ConnectorConfig) -> Arc<dyn InstanceGroup> {
+    let variables = CREDENTIALS.into_iter().chain([("AWS_ENDPOINT_URL", endpoint)]);
+    provide_in(variables.collect(), name, connector)
+}
+
+fn provide_in(environment: Environment, name: &str, connector: &ConnectorConfig) -> Arc<dyn InstanceGroup> {
     let settings = AwsGroup {
         name: name.to_owned(),
         profile: None,
@@ -31,7 +36,6 @@ fn provide(endpoint: &str, name: &str, connector: &ConnectorConfig) -> Arc<dyn I
         region: Some(REGION.to_owned()),
         endpoint_url: None,
     };
-    let environment: Environment = CREDENTIALS.into_iter().chain([("AWS_ENDPOINT_URL", endpoint)]).collect();
     let (local_root, executable) = ("/nonexistent".into(), "/nonexistent".into());
     let surroundings = Surroundings { local_root, executable, environment };
     registry::provide(&PluginConfig::Aws(settings), connector, &surroundings).expect("the provider")
@@ -132,6 +136,67 @@ async fn what_keeps_a_group_from_working_is_said_with_what_to_change() {
     assert!(error.to_string().contains("resume-processes") && !error.is_retryable(), "{error}");
     moto.autoscaling("ResumeProcesses", &launch).await;
     assert_eq!(group.init().await.expect("the group").max_size, Some(2));
+}
+
+/// What README.md says that the manager needs.
+const NEEDED: [&str; 5] = [
+    "autoscaling:DescribeAutoScalingGroups",
+    "autoscaling:SetDesiredCapacity",
+    "autoscaling:TerminateInstanceInAutoScalingGroup",
+    "ec2:DescribeInstances",
+    "ec2-instance-connect:SendSSHPublicKey",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_permissions_are_enough_and_requests_are_signed() {
+    let moto = Moto::start().await;
+    moto.make_group("runners", 2).await;
+    let (key, secret) = moto.enforce(&NEEDED).await;
+    let keys = |secret: &str| -> Environment {
+        let keys = [("AWS_ACCESS_KEY_ID", key.as_str()), ("AWS_SECRET_ACCESS_KEY", secret)];
+        keys.into_iter().chain([("AWS_ENDPOINT_URL", moto.url.as_str())]).collect()
+    };
+    let group = provide_in(keys(&secret), "runners", &ConnectorConfig::default());
+    group.init().await.expect("the group, without a look at its policies");
+    let increased = group.increase(1).await;
+    assert_eq!(increased.succeeded, 1, "{increased:?}");
+    let ids = running(&*group).await;
+    group.connect_info(&ids[0]).await.expect("the way");
+    let decreased = group.decrease(&ids).await;
+    assert_eq!(decreased.succeeded, ids, "{decreased:?}");
+    let stranger = provide_in(keys("of somebody else"), "runners", &ConnectorConfig::default());
+    let error = stranger.init().await.unwrap_err();
+    assert!(matches!(error, GroupError::Denied { .. }), "{error}");
+    assert!(error.to_string().contains("the credentials are not accepted"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permission_that_is_missing_is_named() {
+    let moto = Moto::start().await;
+    moto.make_group("runners", 2).await;
+    let (key, secret) = moto.enforce(&NEEDED[..1]).await;
+    let keys = [("AWS_ACCESS_KEY_ID", key.as_str()), ("AWS_SECRET_ACCESS_KEY", secret.as_str())];
+    let environment = keys.into_iter().chain([("AWS_ENDPOINT_URL", moto.url.as_str())]).collect();
+    let group = provide_in(environment, "runners", &ConnectorConfig::default());
+    group.init().await.expect("the group");
+    let error = group.increase(1).await.error.expect("a refusal");
+    assert!(error.to_string().contains("the IAM policy must allow autoscaling:SetDesiredCapacity"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_go_by_the_proxy_of_the_environment() {
+    // The small AWS answers whatever address it is asked for, as a proxy is.
+    let aws = FakeAws::start(Cloud { max: 5, ..Cloud::default() }).await;
+    let proxied = |no_proxy: &'static str| -> Environment {
+        let endpoint = ("AWS_ENDPOINT_URL", "http://autoscaling.invalid");
+        let proxy = [("HTTP_PROXY", aws.url.as_str()), ("NO_PROXY", no_proxy)];
+        CREDENTIALS.into_iter().chain([endpoint]).chain(proxy).collect()
+    };
+    let group = provide_in(proxied("other.invalid"), "runners", &ConnectorConfig::default());
+    group.init().await.expect("the group");
+    let direct = provide_in(proxied("autoscaling.invalid"), "runners", &ConnectorConfig::default());
+    let error = direct.init().await.unwrap_err();
+    assert!(matches!(error, GroupError::Failed { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

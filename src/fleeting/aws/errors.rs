@@ -112,9 +112,12 @@ impl CallError {
             return Self::Unanswered { call, was_cut, source: Box::new(error) };
         };
         let header = answer.raw().headers().get("retry-after");
+        // A service that refuses before it looks at the operation may answer in the form of another one.
+        let body = answer.raw().body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
+        let of_body = |tag: &str| element(&body, tag).unwrap_or("unknown").to_owned();
         let refusal = Refusal {
-            code: answer.err().code().unwrap_or("no code").to_owned(),
-            message: answer.err().message().unwrap_or("no message").to_owned(),
+            code: answer.err().code().map_or_else(|| of_body("Code"), str::to_owned),
+            message: answer.err().message().map_or_else(|| of_body("Message"), str::to_owned),
             status: answer.raw().status().as_u16(),
             retry_after: header.and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs),
         };
@@ -141,7 +144,7 @@ impl CallError {
 
     /// Whether the account may not make this call.
     pub(super) fn is_denied(&self) -> bool {
-        matches!(self, Self::Refused(_, refusal) if DENIED.contains(&refusal.code.as_str()))
+        matches!(self, Self::Refused(_, refusal) if refusal.is_denied())
     }
 
     /// Whether the group does not have the instance that the call is about.
@@ -152,7 +155,17 @@ impl CallError {
     }
 }
 
+/// The text of the first element of this name.
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, after) = xml.split_once(&format!("<{name}>"))?;
+    after.split_once("</").map(|(text, _)| text)
+}
+
 impl Refusal {
+    fn is_denied(&self) -> bool {
+        DENIED.contains(&self.code.as_str()) || (self.status == 403 && self.code == "unknown")
+    }
+
     fn is_throttled(&self) -> bool {
         THROTTLED.contains(&self.code.as_str())
             || self.status == 429
@@ -167,7 +180,7 @@ fn group_error(operation: Operation, call: Call, refusal: Refusal) -> GroupError
     if refusal.is_throttled() {
         return GroupError::Throttled { operation, retry_after: refusal.retry_after };
     }
-    if DENIED.contains(&code) {
+    if refusal.is_denied() {
         return GroupError::Denied { operation, detail: said(&format!("the IAM policy must allow {permission}")) };
     }
     if NOT_AUTHENTICATED.contains(&code) {
@@ -225,6 +238,15 @@ mod tests {
         let error = refused(Call::DescribeInstances, "ExpiredToken", "The security token has expired", 403);
         let said = error.during(Operation::Update).to_string();
         assert!(said.contains("the credentials are not accepted (ExpiredToken"), "{said}");
+    }
+
+    #[test]
+    fn a_refusal_without_a_code_is_read_as_far_as_it_goes() {
+        let xml = "<Response><Errors><Error><Code>AccessDenied</Code><Message>no</Message></Error></Errors></Response>";
+        assert_eq!((element(xml, "Code"), element(xml, "Message")), (Some("AccessDenied"), Some("no")));
+        assert_eq!(element("<html>", "Code"), None);
+        assert!(refused(Call::DescribePolicies, "unknown", "unknown", 403).is_denied());
+        assert!(!refused(Call::DescribePolicies, "unknown", "unknown", 400).is_denied());
     }
 
     #[test]

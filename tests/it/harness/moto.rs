@@ -78,6 +78,22 @@ impl Moto {
         self.call("ec2", "2016-11-15", action, parameters).await
     }
 
+    /// Makes an account that may do this and nothing else, and checks signatures and permissions from then on.
+    /// Returns the account's key and secret.
+    pub(crate) async fn enforce(&self, allowed: &[&str]) -> (String, String) {
+        let statement = serde_json::json!({ "Effect": "Allow", "Action": allowed, "Resource": "*" });
+        let policy = serde_json::json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string();
+        let user = ("UserName", "manager");
+        self.call("iam", "2010-05-08", "CreateUser", &[user]).await;
+        let policy = [user, ("PolicyName", "runners"), ("PolicyDocument", policy.as_str())];
+        self.call("iam", "2010-05-08", "PutUserPolicy", &policy).await;
+        let made = self.call("iam", "2010-05-08", "CreateAccessKey", &[user]).await;
+        let switch = self.client.post(format!("{}/moto-api/reset-auth", self.url)).header("content-type", "text/plain");
+        let switched = switch.body("0").send().await.expect("moto answers");
+        assert!(switched.status().is_success(), "{switched:?}");
+        (tag(&made, "AccessKeyId"), tag(&made, "SecretAccessKey"))
+    }
+
     async fn call(&self, service: &str, version: &str, action: &str, parameters: &[(&str, &str)]) -> String {
         let form: Vec<_> = [("Action", action), ("Version", version)].into_iter().chain(parameters.to_vec()).collect();
         let scope = format!("x/20260101/{REGION}/{service}/aws4_request");
