@@ -12,8 +12,8 @@ impl Environment {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// All variables, also those that are set to nothing.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// All variables, also those that are set to nothing: for libraries that look for their own.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 

@@ -214,6 +214,10 @@ fn broken_configs_say_everything_that_is_wrong_at_once() {
     settings.set_omit_expression(true);
     for path in paths {
         let text = std::fs::read_to_string(&path).unwrap();
+        // That a provider is not part of the build is said as well: the snapshots are those of a whole build.
+        if cfg!(not(feature = "aws")) && path.ends_with("10-provider-settings.toml") {
+            continue;
+        }
         let loaded = load_text(&text);
         assert!(loaded.resolved.is_none(), "{} is not broken:\n{}", path.display(), messages(&loaded));
         let name = path.file_stem().unwrap().to_str().unwrap();

@@ -23,7 +23,7 @@ use crate::detached::wire::{Answer, Request, Start, WireError};
 use crate::detached::{Exit, StageFolder};
 use crate::error_chain::Chain;
 use crate::fleeting::access::AccessError;
-use crate::job::failure::{FailureReason, Fault};
+use crate::job::failure::{FailureReason, Fault, FaultClass};
 use crate::time;
 
 /// How long a lost stream may take to come back, counted from the moment the loss is noticed.
@@ -52,6 +52,17 @@ pub trait AgentDialer: Send + Sync {
     /// Opens a session. What is said before the agent's first bytes, such as by a login shell, is no output of
     /// the job.
     fn open(&self) -> BoxFuture<'_, Result<Session, OpenError>>;
+
+    /// A fault that speaks against the machine, by what an agent said or did not do. Who plays the agent may be a job,
+    /// so the machine itself is asked: where it is well, the fault is the job's alone.
+    fn judge(&self, fault: Fault) -> BoxFuture<'_, Fault> {
+        Box::pin(std::future::ready(fault))
+    }
+}
+
+/// The same fault of a job whose machine is well.
+pub fn of_the_job(fault: Fault) -> Fault {
+    of_stage(fault.message)
 }
 
 /// Why there is no session.
@@ -153,6 +164,19 @@ impl<D: AgentDialer> AgentLink<D> {
     /// The stage has no exit status: the stream did not come back in time, the environment is gone, or
     /// the shell could not be started.
     pub async fn run(
+        &mut self,
+        task: Task,
+        sink: &dyn JobTrace,
+        cancel: &CancellationToken,
+        progress: &mut (dyn FnMut(Position) + Send),
+    ) -> Result<Exit, Fault> {
+        match self.follow(task, sink, cancel, progress).await {
+            Err(fault) if fault.class == FaultClass::Unclassified => Err(self.dialer.judge(fault).await),
+            result => result,
+        }
+    }
+
+    async fn follow(
         &mut self,
         task: Task,
         sink: &dyn JobTrace,
@@ -474,6 +498,17 @@ mod tests {
                 session.map_err(|error| OpenError::Retry(Fault::unclassified(error.to_string())))
             })
         }
+
+        fn judge(&self, fault: Fault) -> BoxFuture<'_, Fault> {
+            Box::pin(std::future::ready(of_the_job(fault)))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agents_word_alone_speaks_against_no_machine() {
+        let claim = serde_json::json!({"answer": "lost", "id": 1, "reason": "no space", "machine_is_full": true});
+        let fault = attacked(&claim, &secretive()).await.0.unwrap();
+        assert_eq!(fault.class, FaultClass::Reason(FailureReason::RunnerSystemFailure), "{fault:?}");
     }
 
     /// An answer's frame as only a hostile agent writes it.

@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
 
-use super::follow::{AgentDialer, AgentLink, OpenError, RemoveError, Task};
+use super::follow::{AgentDialer, AgentLink, OpenError, RemoveError, Task, of_the_job};
 use super::helper_binary::{HelperBinary, HelperError, Helpers};
 use super::kept::Kept;
 use super::{CleanUp, FormerJob, JobTrace, PrepareContext, ScriptFacts, StageRun};
@@ -41,6 +41,14 @@ const HELPER_FOLDER: &str = ".flotilla/bin";
 
 /// How much is read of what an instance says of its architecture; a login shell may greet first.
 const ANSWER_LIMIT: u64 = 64 * 1024;
+
+/// How long an instance has to say whether it is well.
+const JUDGE_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What an instance that is well can do: write more than the last free block of a disk.
+const PROBE: &str = "mkdir -p ~/.flotilla && f=~/.flotilla/probe.$$ && head -c 65536 /dev/zero > \"$f\"; s=$?; \
+                     rm -f \"$f\"; [ $s = 0 ] && echo flotilla-is-well";
+const PROBE_ANSWER: &str = "flotilla-is-well";
 
 /// Makes environments on instances of one runner.
 #[derive(Debug)]
@@ -183,8 +191,20 @@ impl Agents {
         let installed = self.known.installed.get_or_try_init(|| self.install(&mut opened)).await?;
         match opened {
             Some(session) => Ok(session),
-            None => self.start_installed(installed).await.map_err(OpenFailure::into_open_error),
+            None => match self.start_installed(installed).await {
+                // A job has removed or changed it.
+                Err(OpenFailure::Session(SessionError::NoAgent(_))) => {
+                    self.upload(installed).await?;
+                    self.start_installed(installed).await.map_err(OpenFailure::into_open_error)
+                }
+                started => started.map_err(OpenFailure::into_open_error),
+            },
         }
+    }
+
+    async fn upload(&self, helper: &HelperBinary) -> Result<(), OpenError> {
+        let content = helper.read().await.map_err(no_helper)?;
+        Ok(self.access.upload(HELPER_FOLDER, &helper.name, content).await?)
     }
 
     /// Puts the helper there, unless it is: then the session that showed it is `opened`.
@@ -205,9 +225,16 @@ impl Agents {
         let machine = self.machine().await?;
         let architecture = machine.as_deref().unwrap_or(&about.architecture);
         let helper = self.helpers.for_architecture(architecture).await.map_err(no_helper)?;
-        let content = helper.read().await.map_err(no_helper)?;
-        self.access.upload(HELPER_FOLDER, &helper.name, content).await?;
+        self.upload(helper).await?;
         Ok(helper.clone())
+    }
+
+    /// Whether the instance answers and its disk takes something.
+    async fn can_write(&self) -> bool {
+        let Ok(stream) = self.access.exec(PROBE).await else { return false };
+        let mut said = Vec::new();
+        let read = stream.take(ANSWER_LIMIT).read_to_end(&mut said).await;
+        read.is_ok() && String::from_utf8_lossy(&said).lines().any(|line| line == PROBE_ANSWER)
     }
 
     /// The architecture as the instance's kernel calls it.
@@ -220,13 +247,24 @@ impl Agents {
     }
 
     async fn start_installed(&self, helper: &HelperBinary) -> Result<Session, OpenFailure> {
-        self.start(&format!("exec ~/{HELPER_FOLDER}/{} agent", helper.name)).await
+        self.start(&start_line(helper)).await
     }
 
     async fn start(&self, command: &str) -> Result<Session, OpenFailure> {
         let stream = self.access.exec(command).await.map_err(OpenFailure::Access)?;
         Session::open(stream, &mut |_| ()).await.map_err(OpenFailure::Session)
     }
+}
+
+/// Starts the helper where it is what it should be: a job may have put another program there. An instance that has no
+/// program for digests starts what there is.
+fn start_line(helper: &HelperBinary) -> String {
+    let (name, digest) = (&helper.name, hex::encode(helper.sha256));
+    format!(
+        "f=~/{HELPER_FOLDER}/{name}; if command -v sha256sum >/dev/null; then s=$(sha256sum \"$f\"); \
+         elif command -v shasum >/dev/null; then s=$(shasum -a 256 \"$f\"); else s={digest}; fi; \
+         case $s in {digest}*) exec \"$f\" agent;; esac"
+    )
 }
 
 /// The answer to `uname -m`: one word on its last line, whatever the login shell says before it.
@@ -239,6 +277,17 @@ fn architecture_in(said: &str) -> Option<String> {
 impl AgentDialer for SshAgents {
     fn open(&self) -> BoxFuture<'_, Result<Session, OpenError>> {
         Box::pin(self.0.open())
+    }
+
+    /// A job has the same account, and could answer this too: it costs it one instance at most, as no later attempt
+    /// follows once its own commands have begun.
+    fn judge(&self, fault: Fault) -> BoxFuture<'_, Fault> {
+        Box::pin(async move {
+            match tokio::time::timeout(JUDGE_LIMIT, self.0.can_write()).await {
+                Ok(true) => of_the_job(fault),
+                Ok(false) | Err(_) => fault,
+            }
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
-use russh::keys::PrivateKey;
+use russh::keys::{Algorithm, PrivateKey};
 
 use crate::config::resolved::{ConnectorConfig, PluginConfig, Protocol};
 use crate::ids::InstanceId;
@@ -200,6 +200,23 @@ impl KeyMaterial {
     /// Where the text is no such key, or is locked with a passphrase.
     pub fn decode(pem: &Secret) -> Result<Self, KeyError> {
         russh::keys::decode_secret_key(pem.expose(), None).map(Self::from).map_err(KeyError)
+    }
+
+    /// A new key, known to nobody else.
+    ///
+    /// # Errors
+    /// Where there is no randomness.
+    pub fn generate() -> Result<Self, KeyError> {
+        let key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519);
+        key.map(Self::from).map_err(|error| KeyError(error.into()))
+    }
+
+    /// The public half as a line of `authorized_keys`.
+    ///
+    /// # Errors
+    /// Where the key has no such form.
+    pub fn public_line(&self) -> Result<String, KeyError> {
+        self.0.public_key().to_openssh().map_err(|error| KeyError(error.into()))
     }
 
     /// The key itself.

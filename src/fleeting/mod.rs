@@ -7,6 +7,8 @@
 //! A provider never sees a job, and nothing here decides how many instances there should be.
 
 pub mod access;
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod connector;
 pub mod group;
 pub mod host_keys;

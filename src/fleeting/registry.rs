@@ -9,6 +9,8 @@ use std::sync::Arc;
 use crate::config::environment::Environment;
 use crate::config::resolved::{ConnectorConfig, PluginConfig};
 use crate::fleeting::access::{InstanceConnector, Settings};
+#[cfg(feature = "aws")]
+use crate::fleeting::aws::AwsGroup;
 use crate::fleeting::connector::Instance;
 use crate::fleeting::group::{GroupError, GroupFacts, InstanceGroup};
 use crate::fleeting::host_keys::HostKeys;
@@ -43,11 +45,17 @@ pub fn provide(
             let place = Place { root, executable: surroundings.executable.clone() };
             Ok(Arc::new(LocalGroup::new(settings, place)))
         }
-        PluginConfig::Aws(_) | PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) => {
-            let name = plugin.plugin().as_str();
-            Err(GroupError::Misconfigured { detail: format!("this build has no provider for plugin \"{name}\"") })
-        }
+        #[cfg(feature = "aws")]
+        PluginConfig::Aws(settings) => Ok(Arc::new(AwsGroup::new(settings, connector, &surroundings.environment))),
+        #[cfg(not(feature = "aws"))]
+        PluginConfig::Aws(_) => Err(not_in_this_build(plugin)),
+        PluginConfig::GoogleCloud(_) | PluginConfig::Azure(_) => Err(not_in_this_build(plugin)),
     }
+}
+
+fn not_in_this_build(plugin: &PluginConfig) -> GroupError {
+    let name = plugin.plugin().as_str();
+    GroupError::Misconfigured { detail: format!("this build has no provider for plugin \"{name}\"") }
 }
 
 /// The way to a member of the group; nothing is dialed yet. Host keys are learnt into `host_keys` and checked there.
@@ -79,7 +87,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::resolved::{AwsGroup, StaticHosts};
+    use crate::config::resolved::{AzureScaleSet, StaticHosts};
 
     fn surroundings() -> Surroundings {
         Surroundings {
@@ -91,16 +99,15 @@ mod tests {
 
     #[test]
     fn a_provider_that_is_not_compiled_in_is_named() {
-        let aws = AwsGroup {
-            name: "asg".to_owned(),
-            profile: None,
-            config_file: None,
-            credentials_file: None,
-            region: None,
-            endpoint_url: None,
+        let azure = AzureScaleSet {
+            name: "group".to_owned(),
+            subscription_id: "1".to_owned(),
+            resource_group_name: "ci".to_owned(),
+            endpoint: None,
+            authority_host: None,
         };
-        let error = provide(&PluginConfig::Aws(aws), &ConnectorConfig::default(), &surroundings()).unwrap_err();
-        assert_eq!(error.to_string(), "this build has no provider for plugin \"aws\"");
+        let error = provide(&PluginConfig::Azure(azure), &ConnectorConfig::default(), &surroundings()).unwrap_err();
+        assert_eq!(error.to_string(), "this build has no provider for plugin \"azure\"");
         assert!(!error.is_retryable());
     }
 

@@ -54,3 +54,35 @@ async fn a_job_that_stops_its_keeper_again_and_again_is_cancelled_all_the_same()
     assert_eq!(report.failure_reason, "job_canceled", "{trace}");
     next_job_runs_alone(&rig, &word).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_a_job_puts_in_the_helpers_place_is_never_started() {
+    let rig = rig().await;
+    let mark = tempfile::Builder::new().prefix("flotilla-mark-").tempdir().expect("a folder");
+    std::fs::set_permissions(mark.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("a mode");
+    let mark = mark.path().join("ran");
+    let replace = format!(
+        "for f in ~/.flotilla/bin/flotilla-helper-*; do rm $f; printf '#!/bin/sh\\ntouch {}\\n' > $f; chmod 755 $f; done",
+        mark.display()
+    );
+    let (report, trace) = rig.run(SandboxJob::new("replaces", &[&replace])).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    // Agents that are there already are the genuine ones: these are lost, and others are started.
+    rig.instance.drop_connections();
+    let (report, trace) = rig.run(SandboxJob::new("next", &["echo next"])).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    assert!(!mark.exists(), "the job's program ran");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_agents_die_costs_its_job_and_not_the_instance() {
+    let rig = Rig::boot(Setup { slots: 1, ..Setup::of("docker-autoscaler") }).await;
+    // The main process is the agent: a signal that it cannot ignore comes from outside only, so its streams go.
+    let script = ["echo started", "while :; do kill -9 $(pidof flotilla-helper); done"];
+    let job = rig.enqueue(SandboxJob::new("killer", &script));
+    let (report, trace) = finish(&job).await;
+    assert_eq!(report.failure_reason, "runner_system_failure", "{trace}");
+    let (report, trace) = rig.run(SandboxJob::new("next", &["echo next"])).await;
+    assert_eq!(report.status, JobStatus::Success, "{trace}");
+    assert!(!rig.manager.log().contains("instance marked for removal"), "{}", rig.manager.log());
+}

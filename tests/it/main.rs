@@ -4,6 +4,8 @@ mod harness;
 
 mod admin;
 mod admission;
+#[cfg(feature = "aws")]
+mod aws;
 mod check;
 mod demo;
 mod descriptors;

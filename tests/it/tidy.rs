@@ -214,6 +214,7 @@ fn one_module_alone_knows_each_outside_thing() {
         ("toml_edit::", &["config"]),
         ("bollard::", &["executors/docker"]),
         ("russh::", &["fleeting/connector", "fleeting/group.rs", "fleeting/host_keys.rs", "fleeting/local"]),
+        ("aws_sdk_", &["fleeting/aws"]),
         ("redb::", &["journal"]),
         ("axum::", &["admin", "sandbox"]),
         ("prometheus::", &["admin", "manager/metrics", "manager/observe.rs"]),

@@ -57,10 +57,6 @@ const UNSERVED: &[(&str, &str)] = &[
     ("runners.docker.allowed_privileged_services", "services"),
     ("runners.docker.log_options", "options of the log driver"),
     ("runners.autoscaler.state_storage.keep_instance_with_acquisitions", "instances kept with their jobs"),
-    (
-        "runners.autoscaler.connector_config.use_static_credentials",
-        "credentials that a provider makes: those of the file are always used",
-    ),
 ];
 
 /// Feature flags that change nothing, with their default and what they stand for. Those of other executors and of
@@ -127,7 +123,11 @@ pub(crate) fn is_operating_system_served(name: &str) -> bool {
 
 /// Whether the code that talks to the provider is part of this build.
 pub(crate) fn is_provider_compiled_in(plugin: Plugin) -> bool {
-    matches!(plugin, Plugin::Static | Plugin::Local)
+    match plugin {
+        Plugin::Static | Plugin::Local => true,
+        Plugin::Aws => cfg!(feature = "aws"),
+        Plugin::GoogleCloud | Plugin::Azure => false,
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Agents in a container: the first over its attached streams, later ones by exec.
 
 use std::fmt;
+use std::time::Duration;
 
 use bollard::models::ExecConfig;
+use bollard::query_parameters::UploadToContainerOptionsBuilder;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 
@@ -13,8 +15,15 @@ use super::helper_volume::{AGENT_PATH, JOBS_FOLDER};
 use crate::byte_stream::BoxStream;
 use crate::detached::session::{Session, SessionError};
 use crate::error_chain::Chain;
-use crate::executors::follow::{AgentDialer, OpenError};
+use crate::executors::follow::{AgentDialer, OpenError, of_the_job};
 use crate::job::failure::{FailureReason, Fault};
+
+/// How long an engine has to say whether it is well.
+const JUDGE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What an engine that is well can write: more than the last free block of a disk.
+const PROBE: &[u8] = &[0; 64 * 1024];
+const PROBE_NAME: &str = ".flotilla/probe";
 
 /// Opens agents in one container.
 #[derive(Clone)]
@@ -33,9 +42,31 @@ impl AgentDialer for ContainerAgents {
     fn open(&self) -> BoxFuture<'_, Result<Session, OpenError>> {
         Box::pin(self.exec())
     }
+
+    fn judge(&self, fault: Fault) -> BoxFuture<'_, Fault> {
+        Box::pin(async move {
+            match tokio::time::timeout(JUDGE_LIMIT, self.ask_engine()).await {
+                Ok(Ok(())) => of_the_job(fault),
+                Ok(Err(error)) => errors::fault(&error),
+                Err(_) => fault,
+            }
+        })
+    }
 }
 
 impl ContainerAgents {
+    /// Whether the engine is there and can write.
+    async fn ask_engine(&self) -> Result<(), bollard::errors::Error> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(PROBE.len() as u64);
+        header.set_mode(0o600);
+        archive.append_data(&mut header, PROBE_NAME, PROBE)?;
+        let options = UploadToContainerOptionsBuilder::default().path("/").build();
+        let body = bollard::body_full(archive.into_inner()?.into());
+        self.engine.api.upload_to_container(&self.container, Some(options), body).await
+    }
+
     /// Starts the container. Its main process speaks on the stream that this gives back.
     pub(crate) async fn start(&self) -> Result<BoxStream, Fault> {
         // Attached first, so that nothing of what it says is missed.
@@ -57,7 +88,8 @@ impl ContainerAgents {
             // The stream alone is lost: the agent is there, or another one is.
             Err(SessionError::Ended | SessionError::Broken(_)) => self.exec().await.map_err(OpenError::into_fault),
             Err(error @ (SessionError::Protocol(_) | SessionError::Wire(_))) => {
-                Err(Fault::unclassified(Chain(&error).to_string()))
+                // An agent's words, whoever plays it: the engine has done its part.
+                Err(Fault::environment_gone(Chain(&error).to_string()))
             }
         }
     }
@@ -133,5 +165,32 @@ impl From<HijackError> for OpenError {
             | HijackError::Silent
             | HijackError::Refused { .. }) => Self::Retry(Fault::unclassified(Chain(&error).to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executors::docker::fake_engine::{FakeEngine, Reply};
+    use crate::job::failure::FaultClass;
+
+    async fn judged(reply: impl Fn() -> Reply + Send + Sync + 'static) -> FaultClass {
+        let engine = FakeEngine::start_by_line(move |line, _| {
+            assert!(line.starts_with("PUT ") && line.contains("/containers/c/archive?path=%2F"), "{line}");
+            reply()
+        });
+        let agents = ContainerAgents { engine, container: "c".to_owned() };
+        agents.judge(Fault::unclassified("the agent says so")).await.class
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_agent_says_of_its_machine_counts_if_the_engine_says_so_too() {
+        let of_the_job = FaultClass::Reason(FailureReason::RunnerSystemFailure);
+        assert_eq!(judged(|| Reply::Status(200, String::new())).await, of_the_job);
+        let full = || Reply::Status(500, r#"{"message":"write /x: no space left on device"}"#.to_owned());
+        assert_eq!(judged(full).await, FaultClass::Unclassified);
+        assert_eq!(judged(|| Reply::Silence).await, FaultClass::Unclassified);
+        let gone = || Reply::Status(404, r#"{"message":"No such container: c"}"#.to_owned());
+        assert_eq!(judged(gone).await, FaultClass::EnvironmentGone);
     }
 }

@@ -93,7 +93,7 @@ pub(crate) async fn run(
     let mut child = Command::new(helper.program())
         .arg(verb)
         .env_clear()
-        .envs(environment.iter().filter(|(name, _)| named_by == NamedBy::Operator || is_passed_on(name)))
+        .envs(environment.variables().filter(|(name, _)| named_by == NamedBy::Operator || is_passed_on(name)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

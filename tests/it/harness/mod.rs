@@ -1,9 +1,13 @@
 //! What the integration tests stand on: real instances, the real binary, and waiting on facts.
 
 pub(crate) mod engine;
+#[cfg(feature = "aws")]
+pub(crate) mod fake_aws;
 pub(crate) mod git_server;
 pub(crate) mod local;
 pub(crate) mod log;
+#[cfg(feature = "aws")]
+pub(crate) mod moto;
 pub(crate) mod namespace;
 pub(crate) mod process;
 pub(crate) mod rig;
