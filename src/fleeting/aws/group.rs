@@ -292,8 +292,9 @@ impl AwsGroup {
     async fn increase_by(&self, count: u32) -> Result<Increased, GroupError> {
         let api = self.api().await?;
         let _alone = self.sizing.write().await;
-        // Another program may have changed the size since the last listing: what counts is what it is now.
-        let group = self.describe(&api, Operation::Increase).await?;
+        // Another program may have changed the size since the last listing: what counts is what it is now. Where that is
+        // not known, nothing was changed, so this is no failed increase.
+        let group = self.describe(&api, Operation::Update).await?;
         if group.missing() > 0
             && let Some(detail) = self.failed_launch(&api).await
         {
