@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flotilla::config::environment::Environment;
 use flotilla::config::resolved::{AwsGroup, ConnectorConfig, PluginConfig};
-use flotilla::fleeting::group::{GroupError, InstanceGroup, InstanceState};
+use flotilla::fleeting::group::{GroupError, InstanceGroup, InstanceState, Operation};
 use flotilla::fleeting::registry::{self, Surroundings};
 use flotilla::ids::InstanceId;
 use flotilla::sandbox::{JobStatus, Sandbox, SandboxJob};
@@ -252,6 +252,11 @@ async fn refusals_come_typed_and_changes_are_not_tried_again() {
     let error = group.increase(1).await.error.expect("a refusal");
     assert!(matches!(error, GroupError::Failed { .. }), "it may have been made: {error}");
     assert_eq!(aws.calls("SetDesiredCapacity"), 3, "each was sent once");
+
+    aws.cloud().refusals = vec![refusal("DescribeAutoScalingGroups", 500, "InternalFailure", "sorry")];
+    let error = group.increase(1).await.error.expect("a refusal");
+    assert!(matches!(error, GroupError::Failed { operation: Operation::Update, .. }), "nothing was changed: {error}");
+    assert_eq!(aws.calls("SetDesiredCapacity"), 3);
 
     aws.cloud().refusals = vec![refusal("DescribeInstances", 503, "RequestLimitExceeded", "Request limit exceeded.")];
     aws.cloud().addresses = vec!["10.0.0.1".to_owned(), "10.0.0.2".to_owned()];

@@ -63,7 +63,7 @@ fn check_finds_no_error_in_the_first_configs() {
     let mut found: Vec<_> =
         fs::read_dir(&folder).expect("the folder").map(|entry| entry.expect("an entry").path()).filter(first).collect();
     found.sort();
-    assert_eq!(found, ["local.toml", "static.toml"].map(|name| folder.join(name)));
+    assert_eq!(found, ["aws.toml", "local.toml", "static.toml"].map(|name| folder.join(name)));
     for path in found {
         let (code, said) = check(&path);
         assert_eq!(code, Some(0), "{said}");

@@ -221,16 +221,12 @@ impl AwsGroup {
         self.known_within(id, KNOWN_FOR).ok_or_else(|| GroupError::UnknownInstance { id: id.clone() })
     }
 
-    /// A machine that can be dialed. Its address does not change: in an outage of the API the one of an older listing
-    /// does as well.
+    /// A machine that can be dialed. Its address does not change: while the API does not answer, or not to us, the one
+    /// of an older listing does as well.
     async fn reachable(&self, id: &InstanceId) -> Result<Machine, GroupError> {
-        let listed = self.known(id, Operation::ConnectInfo).await;
-        let known = match listed {
+        let known = match self.known(id, Operation::ConnectInfo).await {
             Ok(known) => known,
-            Err(error) => match self.known_within(id, Duration::MAX).filter(|_| error.is_retryable()) {
-                Some(known) => known,
-                None => return Err(error),
-            },
+            Err(error) => self.known_within(id, Duration::MAX).ok_or(error)?,
         };
         let no_address = || GroupError::failed(Operation::ConnectInfo, "the instance has no address yet");
         if let Some(machine) = known.reachable() {
@@ -296,8 +292,9 @@ impl AwsGroup {
     async fn increase_by(&self, count: u32) -> Result<Increased, GroupError> {
         let api = self.api().await?;
         let _alone = self.sizing.write().await;
-        // Another program may have changed the size since the last listing: what counts is what it is now.
-        let group = self.describe(&api, Operation::Increase).await?;
+        // Another program may have changed the size since the last listing: what counts is what it is now. Where that is
+        // not known, nothing was changed, so this is no failed increase.
+        let group = self.describe(&api, Operation::Update).await?;
         if group.missing() > 0
             && let Some(detail) = self.failed_launch(&api).await
         {

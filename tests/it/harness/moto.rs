@@ -32,7 +32,8 @@ impl Moto {
         let address = ([127, 0, 0, 1], port).into();
         eventually("moto answers", || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok());
         let url = format!("http://{address}");
-        let mut moto = Self { url, subnet: String::new(), server, client: reqwest::Client::new() };
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let mut moto = Self { url, subnet: String::new(), server, client };
         let vpc = tag(&moto.ec2("CreateVpc", &[("CidrBlock", "10.9.0.0/16")]).await, "vpcId");
         let subnet = [("VpcId", vpc.as_str()), ("CidrBlock", "10.9.0.0/20")];
         moto.subnet = tag(&moto.ec2("CreateSubnet", &subnet).await, "subnetId");
