@@ -335,7 +335,9 @@ impl Agent {
         shell: &[String],
         inherited: Inheritance,
     ) -> io::Result<()> {
-        let mut command = Command::new(&self.executable);
+        // This program as it runs: a job may have put another one under its path.
+        let own = Path::new("/proc/self/exe");
+        let mut command = Command::new(if own.exists() { own } else { &self.executable });
         command.arg("keep");
         if let Some(mask) = start.umask {
             command.arg(format!("--umask={mask:o}"));
