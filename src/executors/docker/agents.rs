@@ -47,6 +47,10 @@ impl AgentDialer for ContainerAgents {
         Box::pin(async move {
             match tokio::time::timeout(JUDGE_LIMIT, self.ask_engine()).await {
                 Ok(Ok(())) => of_the_job(fault),
+                // Removed, or stopped: the engine is well.
+                Ok(Err(error)) if matches!(errors::status(&error), Some(404 | 409)) => {
+                    Fault::environment_gone(errors::message(&error))
+                }
                 Ok(Err(error)) => errors::fault(&error),
                 Err(_) => fault,
             }
