@@ -170,19 +170,6 @@ impl<D: AgentDialer> AgentLink<D> {
         cancel: &CancellationToken,
         progress: &mut (dyn FnMut(Position) + Send),
     ) -> Result<Exit, Fault> {
-        match self.follow(task, sink, cancel, progress).await {
-            Err(fault) if fault.class == FaultClass::Unclassified => Err(self.dialer.judge(fault).await),
-            result => result,
-        }
-    }
-
-    async fn follow(
-        &mut self,
-        task: Task,
-        sink: &dyn JobTrace,
-        cancel: &CancellationToken,
-        progress: &mut (dyn FnMut(Position) + Send),
-    ) -> Result<Exit, Fault> {
         let position = match &task {
             Task::Start(_) => Position::default(),
             Task::Resume(_, position) => *position,
@@ -205,7 +192,10 @@ impl<D: AgentDialer> AgentLink<D> {
             match run.with(&mut session).await {
                 Ok(result) => {
                     self.session = Some(session);
-                    return result;
+                    return match result {
+                        Err(fault) if fault.class == FaultClass::Unclassified => Err(self.dialer.judge(fault).await),
+                        result => result,
+                    };
                 }
                 Err(error) => {
                     // It may quote what the job's image printed in place of an agent.
